@@ -3,14 +3,15 @@
 
     for m in sgd sparse lasg sasg; do experiments/train.py task=cifar10 algorithm=$m +write=$m.json; done
     python benchmarks/distributed_gpu.py --configs sgd.json sparse.json lasg.json sasg.json --after 5000 --name two-gpus
-    python benchmarks/distributed_gpu.py --configs ... --after 5000 --ranks 8 --workers 10 --backend nccl gloo \\
+    python benchmarks/distributed_gpu.py --configs ... --after 5000 --ranks 1 2 4 8 --workers 10 --backend nccl gloo \\
         --iterations 300 --name eight-gpus
     python benchmarks/distributed_gpu.py --configs ... --device cpu         # tries the benchmark itself, over gloo
 
-Each method trains simulated for --after iterations, so that the lazy rule is at work. From that state, the simulated
-cluster and --ranks processes per backend do --iterations more. Writes results/distributed/NAME.md and NAME.json: when
-upload decisions first differ, bytes on the transport against the ledger, and milliseconds of each phase. Without the
-data set's files in data.root, images of CIFAR-10's shape are drawn: then accuracies mean nothing.
+Each method trains simulated for --after iterations, so that the lazy rule is at work; methods do so at the same time
+on as many GPUs as there are. From that state, the simulated cluster and, for each backend and each number of --ranks,
+that many processes do --iterations more. Writes results/distributed/NAME.md and NAME.json: when upload decisions first
+differ, bytes on the transport against the ledger, and milliseconds of each phase. Without the data set's files in
+data.root, images of CIFAR-10's shape are drawn: then accuracies mean nothing.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from experiments.gpus import visible_gpus  # noqa: E402
 from sasg.cluster import Cluster  # noqa: E402
 from sasg.cluster.distributed import spread_workers  # noqa: E402
 from sasg.cluster.factory import open_cluster  # noqa: E402
@@ -42,8 +44,25 @@ from sasg.training.provenance import device_name  # noqa: E402
 from sasg.training.run import prepare_torch  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
 
-SIMULATED = "simulated"
 WARM_UP = 20  # iterations that are not timed (a quarter, if that is less)
+
+
+class Kind(NamedTuple):
+    """A kind of cluster."""
+
+    backend: str  # "simulated" too
+    ranks: int
+
+    def __str__(self) -> str:
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        return self.backend if self == SIMULATED else f"{self.backend}, {ranks}"
+
+    def file(self, work: Path, method: str) -> Path:
+        """Where a method's result is left."""
+        return work / f"{self.backend}-{self.ranks}-{method}.pt"
+
+
+SIMULATED = Kind("simulated", 1)
 
 
 def main() -> int:
@@ -54,8 +73,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         options.work = Path(folder)
         drawn = _draw_data(load(options.configs[0]), options.work)
-        for kind in (SIMULATED, *options.backend):
-            _start(kind, options)
+        _simulate(options)
+        for kind in _kinds(options):
+            _wait(_start(kind, options.configs, options))
         found = _compare(options)
     _write(options, found, drawn)
     return 0
@@ -64,7 +84,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", type=Path, nargs="+", required=True, help="one per method")
-    parser.add_argument("--ranks", type=int, default=2, help="processes (2)")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="processes; several numbers in turn (2)")
     parser.add_argument("--workers", type=int, default=10, help="spread over them (10)")
     parser.add_argument("--backend", nargs="+", choices=("nccl", "gloo"), help="both on GPUs, else gloo")
     parser.add_argument("--after", type=int, default=0, help="iterations before the compared ones (0)")
@@ -81,15 +101,36 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _start(kind: str, options: argparse.Namespace) -> None:
-    """All methods on one kind of cluster, in one set of processes."""
-    script = [str(Path(__file__).resolve()), "--as-rank", kind, "--work", options.work, "--device", options.device]
-    script += ["--ranks", options.ranks, "--workers", options.workers, "--after", options.after]
-    script += ["--iterations", options.iterations, "--configs", *options.configs]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={options.ranks}"]
-    prefix = [] if kind == SIMULATED else torchrun
-    command = [sys.executable, *prefix, *map(str, script)]
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def _kinds(options: argparse.Namespace) -> list[Kind]:
+    """The distributed kinds of cluster."""
+    return [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend]
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    """All methods on the simulated cluster, one to a GPU; on a CPU one after another."""
+    gpus: list[str | None] = list(visible_gpus()) if options.device == "cuda" else [None]
+    for first in range(0, len(options.configs), len(gpus)):
+        configs = options.configs[first : first + len(gpus)]
+        _wait(*(_start(SIMULATED, [path], options, gpu) for path, gpu in zip(configs, gpus, strict=False)))
+
+
+def _start(kind: Kind, configs: list[Path], options: argparse.Namespace, gpu: str | None = None) -> subprocess.Popen:
+    """Methods, one after another, on one kind of cluster, in one set of processes."""
+    script = [str(Path(__file__).resolve()), "--as-rank", kind.backend, "--work", options.work]
+    script += ["--ranks", kind.ranks, "--workers", options.workers, "--after", options.after]
+    script += ["--iterations", options.iterations, "--device", options.device, "--configs", *configs]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={kind.ranks}"]
+    command = [sys.executable, *([] if kind == SIMULATED else torchrun), *map(str, script)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    return subprocess.Popen(command, env=environment)
+
+
+def _wait(*processes: subprocess.Popen) -> None:
+    for process in processes:
+        process.wait()
+    for process in processes:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, process.args)
 
 
 def _measure_all(options: argparse.Namespace) -> None:
@@ -104,19 +145,24 @@ def _measure_all(options: argparse.Namespace) -> None:
                 _go_to_start(trainer, options, config.algorithm["name"])
                 result = _measure(trainer, options.iterations)
             if cluster.is_server:
-                torch.save(result, options.work / f"{options.as_rank}-{config.algorithm['name']}.pt")
+                torch.save(result, _own_kind(options).file(options.work, config.algorithm["name"]))
             del trainer
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _own_kind(options: argparse.Namespace) -> Kind:
+    """That of the cluster that this process belongs to."""
+    return Kind(options.as_rank, *options.ranks)
 
 
 def _config(path: Path, options: argparse.Namespace) -> Config:
     config = load(path)
     if (options.work / "data").exists():
         config = replace(config, data=replace(config.data, root=str(options.work / "data"), download=False))
-    cluster = replace(config.cluster, kind=SIMULATED, workers=options.workers, processes=None)
-    if options.as_rank != SIMULATED:
-        cluster = replace(cluster, kind="distributed", backend=options.as_rank, processes=options.ranks)
+    cluster = replace(config.cluster, kind="simulated", workers=options.workers, processes=None)
+    if (kind := _own_kind(options)) != SIMULATED:
+        cluster = replace(cluster, kind="distributed", backend=kind.backend, processes=kind.ranks)
     return replace(
         config, cluster=cluster, device=options.device, evaluate_every=options.iterations, max_iterations=None
     )
@@ -125,7 +171,7 @@ def _config(path: Path, options: argparse.Namespace) -> Config:
 def _go_to_start(trainer: Trainer, options: argparse.Namespace, method: str) -> None:
     """Train simulated and leave the state; or, distributed, take it over."""
     path = options.work / f"start-{method}.pt"
-    if options.as_rank == SIMULATED:
+    if _own_kind(options) == SIMULATED:
         for done in range(1, options.after + 1):
             trainer.run_iteration()
             if done % options.iterations == 0 or done == options.after:
@@ -177,12 +223,11 @@ def _counted(cluster: Cluster) -> dict[str, dict[str, int]]:
 
 def _compare(options: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]:
     """What was measured and how it agrees with the simulated cluster, by method and kind of cluster."""
-    held = [len(workers) for workers in spread_workers(options.workers, options.ranks)]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in options.configs:
         method = load(path).algorithm["name"]
-        kinds = (SIMULATED, *options.backend)
-        results = {kind: torch.load(options.work / f"{kind}-{method}.pt", weights_only=True) for kind in kinds}
+        kinds = (SIMULATED, *_kinds(options))
+        results = {kind: torch.load(kind.file(options.work, method), weights_only=True) for kind in kinds}
         sent = {kind: result.pop("sent").numpy() for kind, result in results.items()}
         parameters = {kind: result.pop("parameters") for kind, result in results.items()}
         for kind, result in results.items():
@@ -192,8 +237,9 @@ def _compare(options: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]
                 result["first_difference"] = None if equal.all() else int(np.argmin(equal.all(axis=1)))
                 result["equal_decisions"] = float(equal.mean())
                 result["parameters_differ_by"] = float(distance.norm() / parameters[SIMULATED].norm())
+                held = [len(workers) for workers in spread_workers(options.workers, kind.ranks)]
                 result["bytes"] = _bytes_against_ledger(result["counted"], sent[kind], held)
-        found[method] = results
+        found[method] = {str(kind): result for kind, result in results.items()}
     return found
 
 
@@ -203,13 +249,12 @@ def _bytes_against_ledger(counted: dict, sent: np.ndarray, held: list[int]) -> d
     upload_bits = (uplink_bits(ledger, "int32") - ledger["flag_bits"]) // ledger["rounds"]
     flags = iterations * sum((num + 7) // 8 for num in held[1:]) if ledger["flag_bits"] else 0
     headers = 4 * iterations if ledger["index_bits_int32"] else 0
+    broadcast = ledger["downlink_broadcast_bits_int32"] // 8 + headers
     return {
         "payloads": (counted["server_received_bytes"]["payloads"], int(sent[:, held[0] :].sum()) * upload_bits // 8),
         "flags": (counted["server_received_bytes"]["flags"], flags),
-        "updates": (
-            counted["server_sent_bytes"]["updates"], ledger["downlink_broadcast_bits_int32"] // 8 + headers
-        ),
-    }  # fmt: skip
+        "updates": (counted["server_sent_bytes"]["updates"], broadcast),
+    }
 
 
 def _draw_data(config: Config, work: Path) -> bool:
@@ -232,16 +277,18 @@ def _draw_data(config: Config, work: Path) -> bool:
 
 
 def _write(options: argparse.Namespace, found: dict, drawn: bool) -> None:
-    held = [len(workers) for workers in spread_workers(options.workers, options.ranks)]
-    device = next(iter(found.values()))[SIMULATED]["device"]
+    device = next(iter(found.values()))[str(SIMULATED)]["device"]
+    spread = {ranks: spread_workers(options.workers, ranks) for ranks in options.ranks}
+    shares = "; ".join(f"{ranks}: {' + '.join(str(len(held)) for held in spread[ranks])}" for ranks in spread)
     n, first = options.iterations, options.after
     captured = (
         " Simulated iterations are captured graphs, distributed ones are eager." if options.device == "cuda" else ""
     )
     lines = [
-        f"# {options.workers} workers in {options.ranks} ranks ({' + '.join(map(str, held))})",
+        f"# {options.workers} workers in {', '.join(map(str, options.ranks))} ranks",
         "",
-        f"Iterations {first} to {first + n}; all clusters start from one state, trained simulated. Device: {device}. "
+        f"Workers by rank: {shares}. Iterations {first} to {first + n}; all clusters start from one state, trained "
+        f"simulated. Device: {device}. "
         f"Data: {'drawn, of the shape of CIFAR-10' if drawn else 'as configured'}.",
         "",
         "## Agreement with the simulated cluster",
@@ -273,7 +320,7 @@ def _agreement(found: dict, iterations: int) -> list[list[str]]:
     for method, results in found.items():
         for kind, result in results.items():
             row = [method, kind, f"{result['share_of_uploads']:.1%}"]
-            if kind == SIMULATED:
+            if kind == str(SIMULATED):
                 rows.append(row + ["-"] * 5)
                 continue
             differs = result["first_difference"]

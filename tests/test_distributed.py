@@ -222,15 +222,16 @@ def test_the_benchmark_tells_where_decisions_and_bytes_differ(tmp_path):
     ledger["downlink_broadcast_bits_int32"] = 8000
     moved = {"server_received_bytes": {"payloads": 160, "flags": 5}, "server_sent_bytes": {"updates": 1020}}
     measured = {"device": "", "parameters": torch.ones(3), "phases_ms": {}, "ms_per_iteration": 1.0}
-    torch.save({**measured, "sent": sent, "counted": {"ledger": ledger}}, tmp_path / "simulated-sasg.pt")
+    torch.save({**measured, "sent": sent, "counted": {"ledger": ledger}}, tmp_path / "simulated-1-sasg.pt")
     sent[3, 2] = False  # of the other rank: nine uploads cross
     counted = {"ledger": ledger, **moved}
-    torch.save({**measured, "sent": sent, "counted": counted}, tmp_path / "gloo-sasg.pt")
-    options = Namespace(configs=[tmp_path / "sasg.json"], work=tmp_path, backend=["gloo"], workers=4, ranks=2)
+    torch.save({**measured, "sent": sent, "counted": counted}, tmp_path / "gloo-2-sasg.pt")
+    options = Namespace(configs=[tmp_path / "sasg.json"], work=tmp_path, backend=["gloo"], workers=4, ranks=[2])
     found = benchmark["_compare"](options)["sasg"]
-    assert found["simulated"]["share_of_uploads"] == 1.0 and found["gloo"]["share_of_uploads"] == 0.95
-    assert found["gloo"]["first_difference"] == 3 and found["gloo"]["equal_decisions"] == 0.95
-    assert found["gloo"]["bytes"] == {"payloads": (160, 144), "flags": (5, 5), "updates": (1020, 1020)}
+    gloo = found["gloo, 2 ranks"]
+    assert found["simulated"]["share_of_uploads"] == 1.0 and gloo["share_of_uploads"] == 0.95
+    assert gloo["first_difference"] == 3 and gloo["equal_decisions"] == 0.95
+    assert gloo["bytes"] == {"payloads": (160, 144), "flags": (5, 5), "updates": (1020, 1020)}
     (_, row) = benchmark["_agreement"]({"sasg": found}, 5)
     assert row[3:5] == ["iteration 3 of 5", "95.00%"] and row[-2:] == ["1,185", "1,169"]
 
