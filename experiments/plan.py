@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from experiments.display import duration
+from experiments.gpus import visible_gpus
 from experiments.pool import Job, total_seconds
 from sasg.config import Config
 from sasg.problem.datasets import Dataset
@@ -44,12 +45,23 @@ def jobs_for(entries: Sequence[Entry]) -> list[Job]:
 
 
 def num_slots(jobs: Sequence[Job]) -> int:
-    """How many runs at a time: one per core; one alone where runs share a GPU or have several processes each."""
-    if any(job.folder.identity["device"] == "cuda" or job.config.cluster.kind == "distributed" for job in jobs):
+    """How many runs at a time: one per GPU, or one per core; one alone where runs have several processes each."""
+    if any(job.config.cluster.kind == "distributed" for job in jobs):
         return 1
+    if _on_gpu(jobs):
+        return max(1, min(len(visible_gpus()), len(jobs)))
     threads = max((job.config.threads for job in jobs), default=1)
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(num_cores // threads, len(jobs)))
+
+
+def gpus_for(jobs: Sequence[Job], slots: int) -> list[str]:
+    """The GPUs to spread runs over, as CUDA_VISIBLE_DEVICES names them; [] where each run is to see what there is."""
+    return visible_gpus() if slots > 1 and _on_gpu(jobs) else []
+
+
+def _on_gpu(jobs: Sequence[Job]) -> bool:
+    return any(job.folder.identity["device"] == "cuda" for job in jobs)
 
 
 def too_long(jobs: Sequence[Job], slots: int) -> str | None:

@@ -34,6 +34,7 @@ class Job:
         self.config, self.folder, self.estimate = config, folder, estimate
         self.state = "waiting"
         self.reason = ""
+        self.gpu: str | None = None  # the one that it was started on, where runs are spread over several
         self._seen: list[tuple[float, int]] = []  # when a new iteration was read, since the run was started
         self._process: subprocess.Popen | None = None
         self._output: Path | None = None
@@ -67,24 +68,26 @@ class Job:
         start = 0.0 if self.state == "running" else _START_SECONDS
         return start + pace * max(0, self.estimate.num_iterations - self.iteration)
 
-    def start(self, scratch: Path) -> None:
-        """Start the run: python -m sasg CONFIG.json, its words kept in `scratch`."""
+    def start(self, scratch: Path, gpu: str | None = None) -> None:
+        """Start the run: python -m sasg CONFIG.json, its words kept in `scratch`; on one GPU alone, if named."""
         config = scratch / f"{self.name}.json"
         config.write_text(json.dumps(self.config.as_dict()))
         self._output = scratch / f"{self.name}.txt"
         paths = [str(_ROOT), os.getcwd(), os.environ.get("PYTHONPATH", "")]
-        threads = str(self.config.threads)
+        environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": str(self.config.threads)}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         with self._output.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sasg", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": threads},
+                env=os.environ | environment,
                 start_new_session=True,  # Ctrl-C is for the study alone, which then stops its runs
                 preexec_fn=stop_with_parent,
             )
-        self.state = "running"
+        self.state, self.gpu = "running", gpu
         self._seen = []
 
     def look(self) -> None:
@@ -119,10 +122,13 @@ class Job:
 
 
 class Pool:
-    """Does jobs, `slots` at a time, until they are done, a deadline (time.monotonic) has passed, or a signal comes."""
+    """Does jobs, `slots` at a time, until they are done, a deadline (time.monotonic) has passed, or a signal comes.
 
-    def __init__(self, jobs: list[Job], slots: int, deadline: float):
-        self.jobs, self.slots, self.deadline = jobs, slots, deadline
+    gpus: to spread them over, each job on the one with the fewest.
+    """
+
+    def __init__(self, jobs: list[Job], slots: int, deadline: float, gpus: Sequence[str] = ()):
+        self.jobs, self.slots, self.deadline, self.gpus = jobs, slots, deadline, gpus
         self._num_signals = 0
         self._asked = 0
 
@@ -161,8 +167,12 @@ class Pool:
             if job.folder.is_held():
                 job.state = "elsewhere"
             else:
-                job.start(scratch)
+                job.start(scratch, self._emptiest_gpu())
         return bool(self._in_state("running", "waiting", "elsewhere"))
+
+    def _emptiest_gpu(self) -> str | None:
+        busy = [job.gpu for job in self._in_state("running")]
+        return min(self.gpus, key=busy.count, default=None)
 
     def _is_stopping(self) -> bool:
         """Whether to end; passes each wish to stop on to the runs once, a second one as SIGKILL."""

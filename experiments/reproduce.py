@@ -5,14 +5,15 @@
     experiments/reproduce.py study=table2 task=mnist seeds=1,19 jobs=2 budget=30m
     experiments/reproduce.py study=demo                               # a minute or two, no data needed
     experiments/reproduce.py study=table2 task=mnist epochs=2         # other settings: tables in a folder of their own
+    experiments/reproduce.py study=table2 jobs=0                      # only the tables, from the runs that are finished
 
 study, task, method, seeds: what to run (default: all that conf/study/STUDY.yaml names); several with commas.
-jobs: runs at a time (default: as many as cores; one where a GPU is used). budget: stop cleanly after e.g. 30m.
+jobs: runs at a time (default: as many as cores, or as GPUs), 0 for tables alone. budget: stop cleanly after e.g. 30m.
 force=true: start even if it would take more than a day. Everything else is passed on to the runs (experiments/train.py
 --help): device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
 
-Exit code 0: all runs finished. 1: some failed or diverged, with the reason. 2: something to mend, said in one line.
-3: stopped by budget or signal; the same command goes on.
+Exit code 0: all runs finished, or jobs=0. 1: some failed or diverged, with the reason. 2: something to mend, said in
+one line. 3: stopped by budget or signal; the same command goes on. Tables are written of what is finished, always.
 """
 
 import os
@@ -44,15 +45,28 @@ def main() -> int:
     command = parse(words)
     study = load_study(command.study)
     wanted = compose_grid(*_axes(command, study), [*study.overrides, *command.overrides])
+    refusal = None
     try:
-        code = run_missing(command, wanted)
+        code = 0 if command.jobs == 0 else run_missing(command, wanted)
     except KeyboardInterrupt:  # before the first run; later it stops the runs
         code = STOPPED
-    if code == STOPPED:
+    except UserError as error:
+        if not _any_finished(wanted):
+            raise
+        refusal = error
+    if refusal is None and code == STOPPED:
         print("stopped; the same command goes on from there", file=sys.stderr)
     configs, name = _reported(command, study, wanted)
     report(study, configs, Path(wanted[0].runs_dir).parent / name)
+    if refusal is not None:
+        raise refusal
     return code
+
+
+def _any_finished(configs: Sequence[Config]) -> bool:
+    from sasg.report.runs import look_up
+
+    return any(entry.run for entry in look_up(configs))
 
 
 def _reported(command: Command, study: Study, wanted: Sequence[Config]) -> tuple[list[Config], str]:
@@ -82,7 +96,7 @@ def _axes(command: Command, study: Study) -> tuple[Sequence[str], Sequence[str],
 def run_missing(command: Command, wanted: Sequence[Config]) -> int:
     """Do the runs that are not finished; returns the exit code."""
     from experiments.display import Display, listing
-    from experiments.plan import jobs_for, num_slots, too_long
+    from experiments.plan import gpus_for, jobs_for, num_slots, too_long
     from experiments.pool import Pool
     from sasg.report.runs import look_up
 
@@ -93,7 +107,7 @@ def run_missing(command: Command, wanted: Sequence[Config]) -> int:
     print(f"{command.study}: runs in {wanted[0].runs_dir}\n{listing(entries, jobs, slots)}", flush=True)
     if not command.force and (words := too_long(jobs, slots)):
         raise UserError(words)
-    pool = Pool(jobs, slots, deadline)
+    pool = Pool(jobs, slots, deadline, gpus_for(jobs, slots))
     with Display(pool) as display:
         pool.work(display)
     states = {job.state for job in jobs} | {entry.run.summary["status"] for entry in entries if entry.run}

@@ -39,7 +39,7 @@ class Command:
     task: list[str] | None = None  # None: the study's
     method: list[str] | None = None
     seed: list[int] | None = None
-    jobs: int | None = None
+    jobs: int | None = None  # 0: run nothing
     budget: str | None = None
     force: bool = False
     overrides: tuple[str, ...] = ()  # passed on to every run
@@ -109,7 +109,7 @@ def _value(key: str, text: str) -> Any:
             raise UserError(f"{key}={text}: give one or several, separated by commas")
         return [_whole(key, item) for item in items] if key == "seed" else items
     if key == "jobs":
-        return _whole(key, text, least=1)
+        return _whole(key, text)
     if key == "force":
         if text not in ("true", "false"):
             raise UserError(f"force={text}: give true or false")
@@ -117,9 +117,9 @@ def _value(key: str, text: str) -> Any:
     return text
 
 
-def _whole(key: str, text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"{key}={text}: must be a whole number, at least {least}")
+def _whole(key: str, text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"{key}={text}: must be a whole number, at least 0")
     return int(text)
 
 

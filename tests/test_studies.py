@@ -88,7 +88,7 @@ class TestCommandLine:
             (["study=demo", "seeds=1,x"], "seed=x: must be a whole number"),
             (["study=demo", "seeds="], "seed=: give one or several"),
             (["study=demo", "seed=1", "seeds=2"], "seed is given twice"),
-            (["study=demo", "jobs=0"], "jobs=0: must be a whole number, at least 1"),
+            (["study=demo", "jobs=two"], "jobs=two: must be a whole number, at least 0"),
             (["study=demo", "force=yes"], "force=yes: give true or false"),
             (["study=demo", "budget=soon"], "budget=soon: give a time such as"),
             (["study=demo", "task=imagenet"], "imagenet"),
@@ -296,6 +296,23 @@ class TestPool:
         for path in (tmp_path / "runs").iterdir():
             assert results(path) == reference(uninterrupted, path.name)
 
+    def test_each_gpu_has_a_run_of_its_own(self, tmp_path):
+        pool = self.pool(tmp_path / "runs", "sgd", "sasg", "lasg")
+        pool.gpus = ["GPU-a", "3"]
+        seen, environments = set(), {}
+
+        def look():
+            running = [job for job in pool.jobs if job.state == "running"]
+            seen.add(tuple(sorted(job.gpu for job in running)))
+            for job in running:
+                if job.name not in environments:
+                    environments[job.name] = job.gpu, Path(f"/proc/{job._process.pid}/environ").read_bytes()
+
+        pool.work(look)
+        assert ("3", "GPU-a") in seen and not {("3", "3"), ("GPU-a", "GPU-a")} & seen
+        assert len(environments) == 3
+        assert all(f"CUDA_VISIBLE_DEVICES={gpu}\0".encode() in text for gpu, text in environments.values())
+
     def test_budget_stops_cleanly(self, tmp_path):
         pool = self.pool(tmp_path / "runs", "sasg")
         (job,) = pool.jobs
@@ -374,3 +391,18 @@ def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, unin
     assert telling_errors(reproduce.main) == 0
     assert {name: (folder / name).read_bytes() for name in tables} == tables
     assert "finished: seeds 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds", ["seeds=1,2", "seeds=1"])
+def test_what_cannot_be_run_leaves_the_tables_of_what_is_finished(tmp_path, uninterrupted, monkeypatch, capsys, seeds):
+    """More than a day's work, and jobs=0."""
+    shutil.copytree(uninterrupted, tmp_path / "runs")
+    monkeypatch.setattr("experiments.plan.LONGEST_SECONDS", 0)
+    words = ["study=demo", "method=sgd,sasg", seeds, *TINY, f"runs_dir={tmp_path / 'runs'}"]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, *(["jobs=0"] if seeds == "seeds=1" else [])])
+    assert telling_errors(reproduce.main) == (0 if seeds == "seeds=1" else 2)
+    told = capsys.readouterr()
+    assert "| digits | SASG" in told.out and ("of 2 |" in told.out) == (seeds == "seeds=1,2")
+    assert ("error: this would take" in told.err) == (seeds == "seeds=1,2")
+    assert list(tmp_path.glob("demo-*/crossing.csv"))
+    assert len(list((tmp_path / "runs").iterdir())) == 2
