@@ -11,14 +11,20 @@ DEVICE ?=
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
 	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE))
 
-.PHONY: help setup demo test lint benchmark reproduce reproduce-table2 reproduce-table3 reproduce-lasg reproduce-gdsec reproduce-majority-vote distributed reproduce-figures report clean
+STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote
+
+.PHONY: help setup demo test lint benchmark reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
+	reproduce-figures report clean
 
 help:
 	@echo "make demo              four methods on the digits data set, ten workers, two seeds: a table and a figure (2 minutes)"
 	@echo "make test              all tests"
 	@echo "make benchmark         time of one iteration on MNIST, beside a loop in the published style (DATA=folder)"
 	@echo "make reproduce-table2  Table II; TASKS=mnist SEEDS=1,19 JOBS=2 BUDGET=30m DEVICE=cpu narrow it"
-	@echo "make reproduce-majority-vote  sparse SGD with majority voting: accuracy and compression (a GPU's work)"
+	@echo "                       (they narrow every make reproduce-STUDY; JOBS=0 only writes its tables)"
+	@echo "make reproduce-heterogeneous   Figure 5: five workers with CIFAR-10, five with MNIST (a GPU's work)"
+	@echo "make reproduce-sparsity        Figure 4: several densities (a GPU's work)"
+	@echo "make reproduce-majority-vote   sparse SGD with majority voting: accuracy and compression (a GPU's work)"
 	@echo "make reproduce-table3  Table III on real links: as root on shaped ones (15 minutes)"
 	@echo "make reproduce-lasg    LASG's four rules beside SGD, LAG and local SGD on MNIST by class (10 minutes)"
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
@@ -48,25 +54,16 @@ DATA ?= data
 benchmark: setup
 	$(RUN) benchmarks/mnist_cpu.py --data $(DATA)
 
-reproduce-table2: setup
-	$(RUN) experiments/reproduce.py study=table2 $(study_options)
-
-reproduce-majority-vote: setup
-	$(RUN) experiments/reproduce.py study=majority_vote $(study_options)
+$(STUDIES:%=reproduce-%): reproduce-%: setup
+	$(RUN) experiments/reproduce.py study=$(subst -,_,$*) $(study_options)
 
 reproduce-table3: setup
 	$(RUN) scripts/table3.py
 
-reproduce-lasg: setup
-	$(RUN) experiments/reproduce.py study=lasg $(study_options)
-
-reproduce-gdsec: setup
-	$(RUN) experiments/reproduce.py study=gdsec $(study_options)
+reproduce: reproduce-table2 reproduce-heterogeneous reproduce-sparsity reproduce-table3 reproduce-figures
 
 distributed: setup
 	$(RUN) experiments/train.py task=$(or $(TASKS),digits) algorithm=sasg cluster=distributed
-
-reproduce: reproduce-table2
 
 reproduce-figures: setup
 	$(RUN) scripts/figures.py

@@ -74,10 +74,10 @@ def sparse_or_dense_bits(update: Tensor, num_nonzero: Tensor, codes: tuple[str, 
     size, value_bits = update.numel(), update.element_size() * 8
     fixed, per_entry = _linear(size, value_bits, codes, num_nonzero.device)
     bits = fixed + per_entry * num_nonzero
-    for column, code in enumerate(codes):
-        if code in MORE_CODES:
-            support, count = compact((update != 0).unsqueeze(0))
-            bits[column] += position_bits(code, support, count, (Segment(size, size),))[0]
+    if more := [code for code in codes if code in MORE_CODES]:
+        support, count = compact((update != 0).unsqueeze(0))
+        for code in more:
+            bits[codes.index(code)] += position_bits(code, support, count, (Segment(size, size),))[0]
     return torch.clamp(bits, max=size * value_bits)
 
 

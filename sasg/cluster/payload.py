@@ -103,8 +103,10 @@ def first_entries(count: Tensor, width: int) -> Tensor:
 def compact(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Where `mask` [n, d] is true: positions [n, d] int64, ascending, zero behind the first count [n] of each row."""
     n, d = mask.shape
-    numbered = mask.cumsum(1)
-    slots = torch.where(mask, numbered - 1, d)
-    positions = torch.zeros(n, d + 1, dtype=torch.int64, device=mask.device)
-    positions.scatter_(1, slots, torch.arange(d, device=mask.device).expand(n, d))
-    return positions[:, :d], numbered[:, -1]
+    numbered, every = mask.cumsum(1), torch.arange(d, device=mask.device)
+    count = numbered[:, -1]
+    # No slot twice: many writes to one place take turns, seconds for a large d where a GPU is to be deterministic.
+    slots = torch.where(mask, numbered - 1, count.unsqueeze(1) + every - numbered)
+    positions = torch.empty(n, d, dtype=torch.int64, device=mask.device)
+    positions.scatter_(1, slots, every.expand(n, d))
+    return positions.masked_fill_(~first_entries(count, d), 0), count

@@ -1,7 +1,7 @@
 """Runs as curves: several seeds of one method on one task drawn as one line."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -40,27 +40,46 @@ class Series:
 
     def same_settings(self, other: "Series") -> bool:
         """Whether they differ in nothing but seeds."""
-        return _settings(self.config) == _settings(other.config)
+        return settings(self.config) == settings(other.config)
 
 
 def all_series(entries: Sequence[Entry]) -> list[Series]:
-    """Entries by task, method and settings, in their order; where settings differ, the labels tell in what."""
-    groups: dict[str, list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(json.dumps(_settings(entry.config), sort_keys=True), []).append(entry)
+    """Entries by task, method and settings, in their order; where settings differ, the labels tell in what.
+
+    A device is a setting where both have a run of the same seed.
+    """
+    groups = _group(entries, settings)
+    twice = {key for key, group in groups.items() if len({entry.config.seed for entry in group}) < len(group)}
+
+    def distinct(config: Config) -> dict[str, Any]:
+        found = settings(config)
+        return found | {"device": config.device} if _key(found) in twice else found
+
+    groups = _group(entries, distinct)
     kin: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for group in groups.values():
-        kin.setdefault((group[0].task, group[0].method), []).append(_flat(_settings(group[0].config)))
+        kin.setdefault((group[0].task, group[0].method), []).append(flat(distinct(group[0].config)))
     series = []
     for group in groups.values():
         first = group[0]
-        own, alike = _flat(_settings(first.config)), kin[first.task, first.method]
+        own, alike = flat(distinct(first.config)), kin[first.task, first.method]
         differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
         suffix = f" ({', '.join(f'{key}={own[key]}' for key in differing)})" if differing else ""
         runs = tuple(entry.run for entry in group if entry.run and (entry.run.path / "metrics.csv").exists())
         label = method_name(first.method) + suffix
         series.append(Series(first.task, first.method, label, first.config, runs, len(group)))
     return series
+
+
+def _group(entries: Sequence[Entry], told_apart_by: Callable[[Config], dict[str, Any]]) -> dict[str, list[Entry]]:
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(_key(told_apart_by(entry.config)), []).append(entry)
+    return groups
+
+
+def _key(found: dict[str, Any]) -> str:
+    return json.dumps(found, sort_keys=True)
 
 
 def by_task(series: Iterable[Series]) -> dict[str, list[Series]]:
@@ -112,18 +131,19 @@ def upload_shares(run: Run, num_bins: int) -> np.ndarray:
     return np.stack([uploads[a:b].mean(axis=0) for a, b in pairwise(edges)], axis=1)
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Any]:
     """Equal for configurations that differ in nothing but their seed, the data's origin and the device."""
-    settings = config.identity("any", "any")
-    del settings["seed"]
-    return settings
+    found = config.identity("any", "any")
+    del found["seed"]
+    return found
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,65 @@
+"""Runs on several sources of images: accuracy on each source's test set, and which workers skip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sasg.report.curves import Series, all_series
+from sasg.report.names import task_name
+from sasg.report.runs import Entry, Run
+from sasg.report.tables import as_markdown, write_table
+from sasg.training.run_folder import read_uploads
+
+_CAPTION = "Accuracy and skipped uploads by source"
+_NOTES = """At the end of the run, means over seeds. Accuracy: top-1 on each source's own test set, and their mean.
+Skipped: share of (iteration, worker) pairs without an upload, of the workers that hold the source.
+"""
+
+
+def write(entries: Sequence[Entry], folder: Path, file: str, sources: Sequence[str]) -> str:
+    """Write FILE.csv, FILE.md and FILE.tex; returns what to print.
+
+    sources: in the order of the data set's; worker m holds source m mod S (shards by_source).
+    """
+    names = [task_name(source) for source in sources]
+    header = ["Task", "Method", *(f"Accuracy {name}" for name in names), "Mean accuracy", "Rounds"]
+    header += ["Skipped", *(f"Skipped {name}" for name in names), "Runs"]
+    found = [_numbers(one, sources) for one in all_series(entries)]
+    rows = [_cells(row, sources) for row in found]
+    written = write_table(folder, file, found, header, rows, _CAPTION, _NOTES)
+    return f"{as_markdown(header, rows)}\nwritten to {folder}: {', '.join(written)}"
+
+
+def _numbers(one: Series, sources: Sequence[str]) -> dict[str, Any]:
+    runs = [run for run in one.runs if run.summary["status"] == "finished"]
+    skipped = [_skipped_by_source(run, len(sources)) for run in runs]
+
+    def mean(values: Sequence[float]) -> float | None:
+        return float(np.mean(values)) if runs else None
+
+    return {
+        "task": one.task,
+        "method": one.label,
+        **{f"top1_{s}": mean([run.summary["final"][f"top1_{s}"] for run in runs]) for s in sources},
+        "top1": mean([run.summary["final"]["top1"] for run in runs]),
+        "rounds": mean([run.summary["totals"]["rounds"] for run in runs]),
+        "skipped": mean([run.summary["skipped_share"] for run in runs]),
+        **{f"skipped_{s}": mean([shares[index] for shares in skipped]) for index, s in enumerate(sources)},
+        "n": len(runs),
+        "n_planned": one.num_planned,
+    }
+
+
+def _skipped_by_source(run: Run, num_sources: int) -> list[float]:
+    uploads = read_uploads(run.path / "uploads.npz")
+    return [1 - float(uploads[:, source::num_sources].mean()) for source in range(num_sources)]
+
+
+def _cells(row: dict[str, Any], sources: Sequence[str]) -> list[str]:
+    shares = [*(f"top1_{s}" for s in sources), "top1", "rounds", "skipped", *(f"skipped_{s}" for s in sources)]
+    cells = ["not run"] * len(shares)
+    if row["n"]:
+        cells = [f"{row[key]:,.0f}" if key == "rounds" else f"{row[key]:.2%}".replace("%", " %") for key in shares]
+    return [task_name(row["task"]), row["method"], *cells, f"{row['n']} of {row['n_planned']}"]

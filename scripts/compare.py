@@ -1,0 +1,68 @@
+#!/usr/bin/env python
+"""From where on do two runs differ? Say, one that was repeated, or the same on a CPU and on a GPU.
+
+    scripts/compare.py results/runs/mnist-sasg-s1-5028ab9c results/runs/mnist-sasg-s1-d0ffa332
+
+Exit code 0: metrics and upload decisions are equal bit for bit. 1: they differ.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sasg.__main__ import telling_user_errors
+from sasg.errors import UserError
+from sasg.report.comparison import Comparison, compare
+from sasg.report.curves import flat
+from sasg.report.folders import entries_in
+from sasg.report.runs import Run
+
+
+def main() -> int:
+    """Print how the two runs differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("other", type=Path, help="another one's")
+    options = parser.parse_args()
+    runs = [_run(path) for path in (options.run, options.other)]
+    for line in _settings(*runs):
+        print(line)
+    found = compare(*runs)
+    print("\n".join(_words(found)))
+    return 0 if found.identical else 1
+
+
+def _run(path: Path) -> Run:
+    entries = entries_in([path])
+    if len(entries) > 1 or entries[0].run is None or not (path / "uploads.npz").exists():
+        raise UserError(f"{path}: must be the folder of one run that has results (metrics.csv, uploads.npz)")
+    return entries[0].run
+
+
+def _settings(one: Run, other: Run) -> list[str]:
+    a, b = flat(one.identity), flat(other.identity)
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    if a["task.name"] != b["task.name"] or a["cluster.workers"] != b["cluster.workers"]:
+        raise UserError("these runs have other tasks or numbers of workers; only what is alike can be compared")
+    return [f"{key}: {a.get(key)} | {b.get(key)}" for key in keys]
+
+
+def _words(found: Comparison) -> list[str]:
+    if found.identical:
+        return ["equal bit for bit: metrics and upload decisions"]
+    decisions, metrics = "equal", "equal"
+    if found.first_decision is not None:
+        workers = ", ".join(map(str, found.first_workers))
+        decisions = f"first differ in iteration {found.first_decision} (workers {workers})"
+        decisions += f"; {found.equal_decisions:.2%} are equal"
+    if found.first_evaluation is not None:
+        columns = found.columns if len(found.columns) < 6 else (*found.columns[:5], "...")
+        metrics = f"first differ after iteration {found.first_evaluation} ({', '.join(columns)})"
+        metrics += f"; the first training loss by {found.loss_differs_by:.1e} of its value"
+    return [f"upload decisions: {decisions}", f"metrics: {metrics}"]
+
+
+if __name__ == "__main__":
+    sys.exit(telling_user_errors(main))

@@ -1,0 +1,170 @@
+"""What is said of two runs, of runs on two devices, on several sources, and on links."""
+
+import csv
+import json
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.study import compose_grid
+from sasg.__main__ import telling_user_errors
+from sasg.cluster.ledger import uplink_bits
+from sasg.config import Config
+from sasg.report import comparison, link_table, source_table
+from sasg.report.comparison import compare
+from sasg.report.curves import all_series
+from sasg.report.folders import entries_in
+from sasg.report.runs import Entry, Run, look_up
+from sasg.training.run_folder import RunFolder, read_uploads
+from tests import small_runs
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "compare.py"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, list[Config]]:
+    runs_dir = tmp_path_factory.mktemp("comparison") / "runs"
+    return runs_dir, small_runs.make(runs_dir, ["sgd", "sasg"], [1])
+
+
+@pytest.fixture
+def pair(made, tmp_path) -> tuple[Run, Run]:
+    """SASG's run and a copy of it."""
+    (run,) = (entry.run for entry in look_up(made[1]) if entry.method == "sasg")
+    return run, Run(Path(shutil.copytree(run.path, tmp_path / run.path.name)), run.identity, run.summary)
+
+
+def change(run: Run, iteration: int, worker: int, evaluation: int, column: str, factor: float) -> None:
+    """Another decision, and another number."""
+    uploads = read_uploads(run.path / "uploads.npz")
+    uploads[iteration - 1, worker] ^= True
+    RunFolder(run.path, run.identity).write_uploads(uploads)
+    table = pd.read_csv(run.path / "metrics.csv")
+    table.loc[table["iteration"] == evaluation, column] *= factor
+    table.to_csv(run.path / "metrics.csv", index=False)
+
+
+def say(monkeypatch, capsys, *paths: Path) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, paths)])
+    code = telling_user_errors(runpy.run_path(str(SCRIPT))["main"])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_a_copy_is_equal_bit_for_bit(pair, monkeypatch, capsys):
+    found = compare(*pair)
+    assert found.identical and found.equal_decisions == 1.0 and found.loss_differs_by == 0.0
+    assert (found.first_decision, found.first_evaluation, found.first_workers, found.columns) == (None, None, (), ())
+    assert say(monkeypatch, capsys, *(run.path for run in pair))[0] == 0
+
+
+def test_the_first_difference_is_found(pair, monkeypatch, capsys):
+    change(pair[1], 37, 3, 20, "training_loss", 1.01)
+    found = compare(*pair)
+    assert not found.identical
+    assert (found.first_decision, found.first_workers) == (37, (3,))
+    assert found.equal_decisions == pytest.approx(1 - 1 / 600)
+    assert (found.first_evaluation, found.columns, found.loss_differs_by) == (20, ("training_loss",), 0.0)
+    code, out, _ = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 1
+    assert "first differ in iteration 37 (workers 3); 99.83% are equal" in out
+    assert "first differ after iteration 20 (training_loss)" in out
+
+
+def test_a_shorter_run_is_not_the_same(pair):
+    uploads = read_uploads(pair[1].path / "uploads.npz")[:50]
+    RunFolder(pair[1].path, pair[1].identity).write_uploads(uploads)
+    table = pd.read_csv(pair[1].path / "metrics.csv")
+    table[table["iteration"] <= 50].to_csv(pair[1].path / "metrics.csv", index=False)
+    found = compare(*pair)
+    assert not found.identical and not compare(*reversed(pair)).identical
+    assert found.first_decision is None and found.first_evaluation is None
+
+
+def test_what_cannot_be_compared(pair, made, monkeypatch, capsys):
+    code, _, err = say(monkeypatch, capsys, pair[0].path, made[0])
+    assert code == 2 and "must be the folder of one run" in err
+    identity = json.loads(json.dumps(pair[1].identity))
+    identity["task"]["name"] = "other"
+    (pair[1].path / "config.yaml").write_text(json.dumps(identity))
+    code, _, err = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 2 and "other tasks" in err and err.count("\n") == 1
+
+
+class TestDevices:
+    @pytest.fixture
+    def configs(self, made, tmp_path) -> list[Config]:
+        """Each run also as if a GPU had made it: SASG's skips differ from iteration 41 on."""
+        runs_dir = Path(shutil.copytree(made[0], tmp_path / "runs"))
+        for entry in look_up([replace(config, runs_dir=str(runs_dir)) for config in made[1]]):
+            identity = entry.run.identity | {"device": "cuda"}
+            path = runs_dir / entry.config.run_name(identity)
+            shutil.copytree(entry.run.path, path)
+            (path / "config.yaml").write_text(json.dumps(identity))
+            if entry.method == "sasg":
+                change(Run(path, identity, {}), 41, 0, 10, "training_loss", 1.5)
+        return [replace(config, runs_dir=str(runs_dir), device="auto") for config in made[1]]
+
+    def test_pairs_are_compared(self, configs, tmp_path):
+        comparison.write(look_up(configs), tmp_path, "devices")
+        with open(tmp_path / "devices.csv") as file:
+            rows = {row["method"]: row for row in csv.DictReader(file)}
+        assert rows.keys() == {"SGD", "SASG"}
+        assert rows["SASG"]["first_decisions"] == "41" and rows["SGD"]["first_decisions"] == "none"
+        assert float(rows["SASG"]["loss_differs_by"]) == pytest.approx(0.5)
+        assert float(rows["SGD"]["loss_differs_by"]) == 0.0
+        assert float(rows["SGD"]["ratio_minimum"]) == 1.0 and rows["SGD"]["pairs"] == "1"
+        assert "| 41 |" in " ".join((tmp_path / "devices.md").read_text().split())
+
+    def test_without_pairs_nothing_is_written(self, made, tmp_path):
+        assert "no configuration" in comparison.write(look_up(made[1]), tmp_path, "devices")
+        assert not list(tmp_path.glob("devices*"))
+
+    def test_a_folder_with_both_is_not_averaged_over_them(self, configs):
+        series = all_series(entries_in([Path(configs[0].runs_dir)]))
+        labels = {one.label: len(one.runs) for one in series}
+        assert labels == {f"{m} (device={d})": 1 for m in ("SGD", "SASG") for d in ("cpu", "cuda")}
+        assert [one.label for one in all_series(look_up(configs))] == ["SGD", "SASG"]
+
+
+def test_everything_up_to_the_baseline_is_counted(made, tmp_path):
+    entries = look_up([*made[1], *small_runs.grid(made[0], ["lasg"], [1])])
+    link_table.write(entries, tmp_path, "links")
+    with open(tmp_path / "links.csv") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    crossing = next(entry.run for entry in entries if entry.method == "sasg").summary["crossing"]
+    row = rows["SASG"]
+    assert float(row["uplink_bits"]) == pytest.approx(uplink_bits(crossing, "log2"), rel=1e-5)
+    assert float(row["downlink_bits"]) == pytest.approx(crossing["downlink_unicast_bits_log2"], rel=1e-5)
+    assert 0 < float(row["seconds_gigabit"]) < float(row["seconds_wan"])
+    # Serial gigabit: uploads, one after another, and every worker's download take at least their bits' time.
+    assert float(row["seconds_gigabit"]) > uplink_bits(crossing, "log2") / 1e9
+    assert rows["LASG"]["uplink_bits"] == "" and rows["LASG"]["n"] == "0"
+    assert "| LASG | not run |" in " ".join((tmp_path / "links.md").read_text().split())
+
+
+def test_skips_are_told_by_source(tmp_path):
+    config = replace(compose_grid(["heterogeneous"], ["sasg"], [1])[0], runs_dir=str(tmp_path / "runs"))
+    uploads = np.ones((8, 10), dtype=bool)
+    uploads[:4, 1::2] = False  # workers 1, 3, ... hold MNIST
+    uploads[0, 2] = False
+    identity = config.identity("d" * 64, "cpu")
+    path = tmp_path / "runs" / config.run_name(identity)
+    path.mkdir(parents=True)
+    RunFolder(path, identity).write_uploads(uploads)
+    (path / "metrics.csv").write_text("iteration\n8\n")
+    final = {"top1": 0.8, "top1_cifar10": 0.7, "top1_mnist": 0.9}
+    summary = {"status": "finished", "final": final, "totals": {"rounds": 59}, "skipped_share": 21 / 80}
+    missing = Entry(replace(config, algorithm={**config.algorithm, "name": "other"}), None)
+    source_table.write([Entry(config, Run(path, identity, summary)), missing], tmp_path, "h", ["cifar10", "mnist"])
+    with open(tmp_path / "h.csv") as file:
+        row, other = csv.DictReader(file)
+    assert float(row["skipped_cifar10"]) == pytest.approx(1 / 40) and float(row["skipped_mnist"]) == 0.5
+    assert (row["top1_cifar10"], row["top1_mnist"], row["rounds"]) == ("0.7", "0.9", "59")
+    assert other["n"] == "0" and other["top1"] == ""
