@@ -74,10 +74,12 @@ def main() -> int:
         options.work = Path(folder)
         drawn = _draw_data(load(options.configs[0]), options.work)
         _simulate(options)
+        done = []
         for kind in _kinds(options):
             _wait(_start(kind, options.configs, options))
-        found = _compare(options)
-    _write(options, found, drawn)
+            done.append(kind)
+            text = _write(options, _compare(options, done), drawn)  # each time: a later kind may fail
+    print(text)
     return 0
 
 
@@ -221,12 +223,12 @@ def _counted(cluster: Cluster) -> dict[str, dict[str, int]]:
     return {"ledger": cluster.ledger.totals(), **moved}
 
 
-def _compare(options: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]:
+def _compare(options: argparse.Namespace, distributed: list[Kind]) -> dict[str, dict[str, dict[str, Any]]]:
     """What was measured and how it agrees with the simulated cluster, by method and kind of cluster."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in options.configs:
         method = load(path).algorithm["name"]
-        kinds = (SIMULATED, *_kinds(options))
+        kinds = (SIMULATED, *distributed)
         results = {kind: torch.load(kind.file(options.work, method), weights_only=True) for kind in kinds}
         sent = {kind: result.pop("sent").numpy() for kind, result in results.items()}
         parameters = {kind: result.pop("parameters") for kind, result in results.items()}
@@ -276,7 +278,8 @@ def _draw_data(config: Config, work: Path) -> bool:
     return True
 
 
-def _write(options: argparse.Namespace, found: dict, drawn: bool) -> None:
+def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
+    """Write what was found so far; returns the text."""
     device = next(iter(found.values()))[str(SIMULATED)]["device"]
     spread = {ranks: spread_workers(options.workers, ranks) for ranks in options.ranks}
     shares = "; ".join(f"{ranks}: {' + '.join(str(len(held)) for held in spread[ranks])}" for ranks in spread)
@@ -312,7 +315,7 @@ def _write(options: argparse.Namespace, found: dict, drawn: bool) -> None:
     (options.out / f"{options.name}.json").write_text(
         json.dumps({**settings, "data_drawn": drawn, "methods": found}, indent=1) + "\n"
     )
-    print("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _agreement(found: dict, iterations: int) -> list[list[str]]:

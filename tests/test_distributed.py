@@ -227,7 +227,7 @@ def test_the_benchmark_tells_where_decisions_and_bytes_differ(tmp_path):
     counted = {"ledger": ledger, **moved}
     torch.save({**measured, "sent": sent, "counted": counted}, tmp_path / "gloo-2-sasg.pt")
     options = Namespace(configs=[tmp_path / "sasg.json"], work=tmp_path, backend=["gloo"], workers=4, ranks=[2])
-    found = benchmark["_compare"](options)["sasg"]
+    found = benchmark["_compare"](options, benchmark["_kinds"](options))["sasg"]
     gloo = found["gloo, 2 ranks"]
     assert found["simulated"]["share_of_uploads"] == 1.0 and gloo["share_of_uploads"] == 0.95
     assert gloo["first_difference"] == 3 and gloo["equal_decisions"] == 0.95
