@@ -155,13 +155,19 @@ def _table2(entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _cells(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
-    """Entries by task and method: those with a baseline accuracy, and of each method its first settings alone."""
+    """Entries by task and method: those with a baseline accuracy, and of each method its first settings alone.
+
+    Where both devices have the same runs, those on the CPU, as in the study's table.
+    """
     cells: dict[tuple[str, str], list[Entry]] = {}
-    kept = {(one.task, one.method): one for one in reversed(all_series(list(entries)))}
+    series = sorted(all_series(list(entries)), key=lambda one: one.config.device)
+    kept = {(one.task, one.method): one for one in reversed(series)}
     for entry in entries:
         one = kept[entry.task, entry.method]
         baseline = entry.config.task.baseline
-        if baseline is not None and baseline.accuracy is not None and all_series([entry])[0].same_settings(one):
+        if baseline is None or baseline.accuracy is None or not all_series([entry])[0].same_settings(one):
+            continue
+        if entry.run is None or entry.run in one.runs:
             cells.setdefault((entry.task, entry.method), []).append(entry)
     return cells
 

@@ -11,6 +11,7 @@ from sasg.report.times import links, seconds_to_baseline
 
 HEADER = ["Task", "Method", "Runs", "Rounds to baseline", "Paper bits", "Uplink bits int32", "Uplink bits log2"]
 HEADER += ["Final accuracy", "Skipped"]
+NO_BASELINE = "no baseline"
 
 
 def header(link: str | None = None) -> list[str]:
@@ -26,15 +27,17 @@ def rows(entries: Sequence[Entry], link: str | None = None) -> list[list[str]]:
 def _row(one: Series, link: str | None) -> list[str]:
     done = [run for run in one.runs if run.summary["status"] == "finished"]
     crossings = [run.summary["crossing"] for run in done]
-    row = [task_name(one.task), one.label, f"{len(done)} of {one.num_planned}"]
-    row += [
+    cells = [
         _mean([crossing and crossing["rounds"] for crossing in crossings], "{:,.0f}"),
         _mean([crossing and crossing["paper_bits"] for crossing in crossings], "{:.3E}"),
     ]
     for code in ("int32", "log2"):
-        row.append(_mean([crossing and uplink_bits(crossing, code) for crossing in crossings], "{:.3E}"))
-    row += _at_end(one, done)
-    return [*row, _mean([seconds_to_baseline(run, links()[link]) for run in done], "{:,.4g}")] if link else row
+        cells.append(_mean([crossing and uplink_bits(crossing, code) for crossing in crossings], "{:.3E}"))
+    seconds = [_mean([seconds_to_baseline(run, links()[link]) for run in done], "{:,.4g}")] if link else []
+    if one.config.task.baseline is None:
+        cells, seconds = ([NO_BASELINE] * len(of_baseline) for of_baseline in (cells, seconds))
+    runs = f"{len(done)} of {one.num_planned}"
+    return [task_name(one.task), one.label, runs, *cells, *_at_end(one, done), *seconds]
 
 
 def _at_end(one: Series, done: Sequence[Run]) -> list[str]:
