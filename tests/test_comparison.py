@@ -16,11 +16,12 @@ from experiments.study import compose_grid
 from sasg.__main__ import telling_user_errors
 from sasg.cluster.ledger import uplink_bits
 from sasg.config import Config
-from sasg.report import comparison, link_table, source_table
+from sasg.report import comparison, html, link_table, source_table
 from sasg.report.comparison import compare
 from sasg.report.curves import all_series
 from sasg.report.folders import entries_in
 from sasg.report.runs import Entry, Run, look_up
+from sasg.report.runs_table import rows
 from sasg.training.run_folder import RunFolder, read_uploads
 from tests import small_runs
 
@@ -131,6 +132,19 @@ class TestDevices:
         labels = {one.label: len(one.runs) for one in series}
         assert labels == {f"{m} (device={d})": 1 for m in ("SGD", "SASG") for d in ("cpu", "cuda")}
         assert [one.label for one in all_series(look_up(configs))] == ["SGD", "SASG"]
+
+    def test_the_page_has_one_row_of_them(self, configs):
+        entries = entries_in([Path(configs[0].runs_dir)])
+        page = html.contents(entries, lambda identity: None, Path("missing.csv"))
+        rows = [row["cells"] for row in page["tables"][0]["rows"]]
+        assert [(row[1], row[-1]) for row in rows if row[0] == "Digits"] == [("SASG", "1 of 1"), ("SGD", "1 of 1")]
+        assert len(page["series"]) == len(page["runs"]) == 4
+
+
+def test_a_task_without_a_baseline_says_so(tmp_path):
+    config = compose_grid(["heterogeneous"], ["sasg"], [1])[0]
+    (row,) = rows([Entry(config, None)], "wan")
+    assert row.count("no baseline") == 5 and row[2] == "0 of 1"
 
 
 def test_everything_up_to_the_baseline_is_counted(made, tmp_path):
