@@ -99,6 +99,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--as-rank", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device == "cuda" and not visible_gpus():
+        parser.error("--device cuda: torch sees no GPU here; --device cpu tries the benchmark itself")
     options.backend = options.backend or (["nccl", "gloo"] if options.device == "cuda" else ["gloo"])
     return options
 
@@ -285,7 +287,10 @@ def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
     shares = "; ".join(f"{ranks}: {' + '.join(str(len(held)) for held in spread[ranks])}" for ranks in spread)
     n, first = options.iterations, options.after
     captured = (
-        " Simulated iterations are captured graphs, distributed ones are eager." if options.device == "cuda" else ""
+        " Simulated iterations are captured graphs, distributed ones are eager; simulated methods are timed side by "
+        "side, each on a GPU of its own where there are enough."
+        if options.device == "cuda"
+        else ""
     )
     lines = [
         f"# {options.workers} workers in {', '.join(map(str, options.ranks))} ranks",

@@ -46,7 +46,7 @@ def jobs_for(entries: Sequence[Entry]) -> list[Job]:
 
 def num_slots(jobs: Sequence[Job]) -> int:
     """How many runs at a time: one per GPU, or one per core; one alone where runs have several processes each."""
-    if any(job.config.cluster.kind == "distributed" for job in jobs):
+    if _distributed(jobs):
         return 1
     if _on_gpu(jobs):
         return max(1, min(len(visible_gpus()), len(jobs)))
@@ -57,7 +57,12 @@ def num_slots(jobs: Sequence[Job]) -> int:
 
 def gpus_for(jobs: Sequence[Job], slots: int) -> list[str]:
     """The GPUs to spread runs over, as CUDA_VISIBLE_DEVICES names them; [] where each run is to see what there is."""
-    return visible_gpus() if slots > 1 and _on_gpu(jobs) else []
+    apart = slots > 1 and not _distributed(jobs)  # the processes of one run use all GPUs together
+    return visible_gpus() if apart and _on_gpu(jobs) else []
+
+
+def _distributed(jobs: Sequence[Job]) -> bool:
+    return any(job.config.cluster.kind == "distributed" for job in jobs)
 
 
 def _on_gpu(jobs: Sequence[Job]) -> bool:

@@ -13,7 +13,7 @@ force=true: start even if it would take more than a day. Everything else is pass
 --help): device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
 
 Exit code 0: all runs finished, or jobs=0. 1: some failed or diverged, with the reason. 2: something to mend, said in
-one line. 3: stopped by budget or signal; the same command goes on. Tables are written of what is finished, always.
+one line. 3: stopped by budget or signal; the same command goes on. What is finished has its tables in each case.
 """
 
 import os
@@ -45,9 +45,10 @@ def main() -> int:
     command = parse(words)
     study = load_study(command.study)
     wanted = compose_grid(*_axes(command, study), [*study.overrides, *command.overrides])
+    seconds = replace(wanted[0], budget=command.budget).budget_seconds
     refusal = None
     try:
-        code = 0 if command.jobs == 0 else run_missing(command, wanted)
+        code = 0 if command.jobs == 0 else run_missing(command, wanted, time.monotonic() + seconds)
     except KeyboardInterrupt:  # before the first run; later it stops the runs
         code = STOPPED
     except UserError as error:
@@ -93,14 +94,13 @@ def _axes(command: Command, study: Study) -> tuple[Sequence[str], Sequence[str],
     return command.task or study.tasks, command.method or study.methods, command.seed or study.seeds
 
 
-def run_missing(command: Command, wanted: Sequence[Config]) -> int:
-    """Do the runs that are not finished; returns the exit code."""
+def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> int:
+    """Do the runs that are not finished, until the deadline (time.monotonic); returns the exit code."""
     from experiments.display import Display, listing
     from experiments.plan import gpus_for, jobs_for, num_slots, too_long
     from experiments.pool import Pool
     from sasg.report.runs import look_up
 
-    deadline = time.monotonic() + replace(wanted[0], budget=command.budget).budget_seconds
     entries = look_up(wanted)
     jobs = jobs_for(entries)
     slots = command.jobs or num_slots(jobs)

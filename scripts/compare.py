@@ -52,6 +52,8 @@ def _settings(one: Run, other: Run) -> list[str]:
 def _words(found: Comparison) -> list[str]:
     if found.identical:
         return ["equal bit for bit: metrics and upload decisions"]
+    if found.first_decision is None and found.first_evaluation is None:
+        return ["equal as far as both go, but one has more iterations, evaluations or columns"]
     decisions, metrics = "equal", "equal"
     if found.first_decision is not None:
         workers = ", ".join(map(str, found.first_workers))

@@ -82,7 +82,7 @@ def _measure(options: argparse.Namespace) -> int:
         "SASG's values alone",
         "the link model knows bandwidth alone: no protocol overhead, and no work of this machine's processors",
     ]
-    _write(options.out, rows, notes)
+    _write(options.out, "table3_unshaped" if reason else "table3", rows, notes)
     return 0
 
 
@@ -137,16 +137,16 @@ def _row(method: str, measured: dict, gradient: float, shared: Replay, link: Lin
     return row
 
 
-def _write(folder: Path, rows: list[dict], notes: list[str]) -> None:
+def _write(folder: Path, file: str, rows: list[dict], notes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "table3.csv").open("w", newline="") as file:
+    with (folder / f"{file}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     lines = ["# Table III, measured", "", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
     lines += ["| " + " | ".join("-" if value is None else str(value) for value in row.values()) + " |" for row in rows]
     text = "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
-    (folder / "table3.md").write_text(text)
+    (folder / f"{file}.md").write_text(text)
     print(text)
 
 

@@ -88,6 +88,24 @@ def test_a_shorter_run_is_not_the_same(pair):
     assert found.first_decision is None and found.first_evaluation is None
 
 
+@pytest.mark.parametrize("more", ["evaluations", "columns"])
+def test_more_of_anything_is_not_the_same(pair, more, monkeypatch, capsys):
+    table = pd.read_csv(pair[0].path / "metrics.csv")
+    less = table[table["iteration"] != 30] if more == "evaluations" else table.drop(columns="top5")
+    less.to_csv(pair[1].path / "metrics.csv", index=False)
+    assert not compare(*pair).identical and not compare(*reversed(pair)).identical
+    code, out, _ = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 1 and "equal as far as both go" in out
+
+
+def test_without_a_common_evaluation_there_is_nothing_to_say(pair, monkeypatch, capsys):
+    table = pd.read_csv(pair[1].path / "metrics.csv")
+    table["iteration"] += 1
+    table.to_csv(pair[1].path / "metrics.csv", index=False)
+    code, _, err = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 2 and "no iteration was evaluated in both" in err
+
+
 def test_what_cannot_be_compared(pair, made, monkeypatch, capsys):
     code, _, err = say(monkeypatch, capsys, pair[0].path, made[0])
     assert code == 2 and "must be the folder of one run" in err
@@ -126,6 +144,12 @@ class TestDevices:
     def test_without_pairs_nothing_is_written(self, made, tmp_path):
         assert "no configuration" in comparison.write(look_up(made[1]), tmp_path, "devices")
         assert not list(tmp_path.glob("devices*"))
+
+    def test_runs_that_never_cross_have_no_rounds(self, configs, tmp_path):
+        for path in Path(configs[0].runs_dir).glob("*-sgd-*/summary.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"crossing": None}))
+        text = comparison.write(look_up(configs), tmp_path, "devices")
+        assert "| SGD    |     1 |" in text and "no pair crosses" in text
 
     def test_a_folder_with_both_is_not_averaged_over_them(self, configs):
         series = all_series(entries_in([Path(configs[0].runs_dir)]))

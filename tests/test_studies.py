@@ -20,7 +20,7 @@ import pytest
 
 from experiments import reproduce
 from experiments.composing import telling_errors
-from experiments.plan import jobs_for, too_long
+from experiments.plan import gpus_for, jobs_for, num_slots, too_long
 from experiments.pool import Job, Pool
 from experiments.study import compose_grid, load_study, parse
 from sasg.config import Config
@@ -296,22 +296,38 @@ class TestPool:
         for path in (tmp_path / "runs").iterdir():
             assert results(path) == reference(uninterrupted, path.name)
 
-    def test_each_gpu_has_a_run_of_its_own(self, tmp_path):
+    def test_each_gpu_has_a_run_of_its_own(self, tmp_path, monkeypatch):
         pool = self.pool(tmp_path / "runs", "sgd", "sasg", "lasg")
         pool.gpus = ["GPU-a", "3"]
-        seen, environments = set(), {}
+        seen, given = set(), []
+        start = subprocess.Popen
 
-        def look():
-            running = [job for job in pool.jobs if job.state == "running"]
-            seen.add(tuple(sorted(job.gpu for job in running)))
-            for job in running:
-                if job.name not in environments:
-                    environments[job.name] = job.gpu, Path(f"/proc/{job._process.pid}/environ").read_bytes()
+        def started(*words, env, **options):
+            given.append(env["CUDA_VISIBLE_DEVICES"])
+            return start(*words, env=env, **options)
 
-        pool.work(look)
+        monkeypatch.setattr("experiments.pool.subprocess.Popen", started)
+        pool.work(lambda: seen.add(tuple(sorted(job.gpu for job in pool.jobs if job.state == "running"))))
         assert ("3", "GPU-a") in seen and not {("3", "3"), ("GPU-a", "GPU-a")} & seen
-        assert len(environments) == 3
-        assert all(f"CUDA_VISIBLE_DEVICES={gpu}\0".encode() in text for gpu, text in environments.values())
+        assert len(given) == 3 and given[:2] == ["GPU-a", "3"] and given == [job.gpu for job in pool.jobs]
+
+    def test_how_many_at_a_time_and_where(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+        def jobs(device: str, *overrides: str) -> list[Job]:
+            configs = compose_grid(["digits"], ["sgd"], [1, 2, 3, 4], [f"runs_dir={tmp_path}", *overrides])
+            identities = [config.identity("d", device) for config in configs]
+            folders = [RunFolder(tmp_path / str(number), identity) for number, identity in enumerate(identities)]
+            return [Job(*pair, Estimate(1, 1.0)) for pair in zip(configs, folders, strict=True)]
+
+        assert num_slots(jobs("cuda")) == 3 and gpus_for(jobs("cuda"), 3) == ["0", "1", "2"]
+        assert num_slots(jobs("cuda")[:2]) == 2 and gpus_for(jobs("cuda"), 1) == []
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-b,7")
+        assert gpus_for(jobs("cuda"), 2) == ["5", "GPU-b", "7"]
+        assert gpus_for(jobs("cpu"), 2) == []
+        spread = jobs("cuda", "cluster=distributed")
+        assert num_slots(spread) == 1 and gpus_for(spread, 2) == []
 
     def test_budget_stops_cleanly(self, tmp_path):
         pool = self.pool(tmp_path / "runs", "sasg")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sasg.errors import UserError
 from sasg.report.curves import Series, all_series, settings
 from sasg.report.names import task_name
 from sasg.report.runs import Entry, Run, look_up
@@ -28,7 +29,7 @@ HEADER += ["Ratio", "Final accuracy CPU", "Final accuracy GPU"]
 class Comparison:
     """What `compare` finds. Iterations count from 1; None: there is none."""
 
-    identical: bool  # metrics and upload decisions, bit for bit
+    identical: bool  # all metrics and upload decisions, bit for bit
     first_decision: int | None  # the first iteration in which not the same workers upload
     first_workers: tuple[int, ...]  # who uploads in one of the runs only, then
     equal_decisions: float  # share of all (iteration, worker) pairs of the iterations that both have
@@ -38,26 +39,32 @@ class Comparison:
 
 
 def compare(one: Run, other: Run) -> Comparison:
-    """Two runs of one task, with the same workers. Compared are the iterations and evaluations that both have."""
+    """Two runs of one task, with the same workers. Compared are the iterations, evaluations and columns that both have.
+
+    UserError: they have no evaluation in common.
+    """
     sent = [read_uploads(run.path / "uploads.npz") for run in (one, other)]
     num_iterations = min(map(len, sent))
     unequal = sent[0][:num_iterations] != sent[1][:num_iterations]
     decision = int(unequal.any(axis=1).argmax()) if unequal.any() else None
     tables = [run.metrics.set_index("iteration") for run in (one, other)]
     both = tables[0].index.intersection(tables[1].index)
+    if both.empty:
+        raise UserError(f"{one.path}, {other.path}: no iteration was evaluated in both")
     shared = [column for column in tables[0] if column in tables[1]]
     a, b = (table.loc[both, shared] for table in tables)
     differs = ~((a == b) | (a.isna() & b.isna()))
     rows = differs.any(axis=1)
     first = rows.idxmax() if rows.any() else None
     losses = [table["training_loss"].iloc[0] for table in (a, b)]
+    alike = tables[0].index.equals(tables[1].index) and set(tables[0]) == set(tables[1])
     return Comparison(
-        identical=decision is None and first is None and len(sent[0]) == len(sent[1]) and len(both) == len(tables[0]),
+        identical=decision is None and first is None and len(sent[0]) == len(sent[1]) and alike,
         first_decision=None if decision is None else decision + 1,
         first_workers=() if decision is None else tuple(np.flatnonzero(unequal[decision]).tolist()),
         equal_decisions=1 - float(unequal.mean()),
         first_evaluation=None if first is None else int(first),
-        loss_differs_by=abs(losses[0] - losses[1]) / abs(losses[0]),
+        loss_differs_by=abs(losses[0] - losses[1]) / abs(losses[0]) if losses[0] else float(losses[1] != 0),
         columns=() if first is None else tuple(column for column in shared if differs.loc[first, column]),
     )
 
@@ -106,8 +113,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
         str(row["pairs"]),
         f"{row['loss_differs_by']:.1e}",
         "none" if set(row["first_decisions"].split()) == {"none"} else row["first_decisions"].replace(" ", ", "),
-        f"{row['rounds_cpu']:,.0f}" if crossed else "none cross",
-        f"{row['rounds_gpu']:,.0f}" if crossed else "none cross",
+        f"{row['rounds_cpu']:,.0f}" if crossed else "no pair crosses",
+        f"{row['rounds_gpu']:,.0f}" if crossed else "no pair crosses",
         f"{row['ratio_minimum']:.2f} to {row['ratio_maximum']:.2f}" if crossed else "",
         f"{row['final_cpu']:.2%}".replace("%", " %"),
         f"{row['final_gpu']:.2%}".replace("%", " %"),

@@ -46,14 +46,14 @@ class Series:
 def all_series(entries: Sequence[Entry]) -> list[Series]:
     """Entries by task, method and settings, in their order; where settings differ, the labels tell in what.
 
-    A device is a setting where both have a run of the same seed.
+    The device is a setting where entries name both, as those of run folders do; a study leaves it to be chosen.
     """
     groups = _group(entries, settings)
-    twice = {key for key, group in groups.items() if len({entry.config.seed for entry in group}) < len(group)}
+    mixed = {key for key, group in groups.items() if {"cpu", "cuda"} <= {entry.config.device for entry in group}}
 
     def distinct(config: Config) -> dict[str, Any]:
         found = settings(config)
-        return found | {"device": config.device} if _key(found) in twice else found
+        return found | {"device": config.device} if _key(found) in mixed else found
 
     groups = _group(entries, distinct)
     kin: dict[tuple[str, str], list[dict[str, Any]]] = {}

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import CODE, Series, all_series
 from sasg.report.names import task_name
 from sasg.report.runs import Entry, Run
@@ -31,10 +30,10 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
 
 
 def _numbers(one: Series, names: Sequence[str]) -> dict[str, Any]:
-    runs = [run for run in one.runs if run.summary["status"] == "finished"]
+    runs = one.runs  # one that diverged never crosses
     quantities = {
-        "uplink_bits": [_at_crossing(run, lambda totals: uplink_bits(totals, CODE)) for run in runs],
-        "downlink_bits": [_at_crossing(run, lambda totals: totals[f"downlink_unicast_bits_{CODE}"]) for run in runs],
+        "uplink_bits": [run.uplink_bits_to_baseline(CODE) for run in runs],
+        "downlink_bits": [_downlink_bits(run) for run in runs],
         **{f"seconds_{name}": [seconds_to_baseline(run, links()[name]) for run in runs] for name in names},
     }
     crossings = over_seeds(quantities["uplink_bits"])
@@ -48,8 +47,9 @@ def _numbers(one: Series, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _at_crossing(run: Run, quantity: Any) -> int | None:
-    return quantity(run.summary["crossing"]) if run.summary["crossing"] else None
+def _downlink_bits(run: Run) -> int | None:
+    crossing = run.summary["crossing"]
+    return crossing and crossing[f"downlink_unicast_bits_{CODE}"]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
