@@ -11,7 +11,7 @@ from math import lgamma, log
 import torch
 from torch import Tensor
 
-from sasg.cluster.payload import Segment, compact, first_entries
+from sasg.cluster.payload import Segment, first_entries
 from sasg.errors import UserError
 
 CODES = ("none", "int32", "log2", "bitmask")
@@ -74,10 +74,11 @@ def sparse_or_dense_bits(update: Tensor, num_nonzero: Tensor, codes: tuple[str, 
     size, value_bits = update.numel(), update.element_size() * 8
     fixed, per_entry = _linear(size, value_bits, codes, num_nonzero.device)
     bits = fixed + per_entry * num_nonzero
-    if more := [code for code in codes if code in MORE_CODES]:
-        support, count = compact((update != 0).unsqueeze(0))
-        for code in more:
-            bits[codes.index(code)] += position_bits(code, support, count, (Segment(size, size),))[0]
+    for column, code in enumerate(codes):
+        if code == "delta":
+            bits[column] += _delta_bits_of_mask(update != 0, num_nonzero)
+        elif code == "entropy":
+            bits[column] += _entropy_bits(size, num_nonzero)
     return torch.clamp(bits, max=size * value_bits)
 
 
@@ -110,6 +111,15 @@ def _delta_bits(indices: Tensor, count: Tensor | None, segments: tuple[Segment, 
     before = torch.nn.functional.pad(indices[:, :-1] + 1, (1, 0))  # where the gap before each entry begins
     bits = ((indices - before.clamp(min=begin)) >> parameter) + 1 + parameter
     return bits.sum(1) if count is None else torch.where(first_entries(count, bits.shape[1]), bits, 0).sum(1)
+
+
+def _delta_bits_of_mask(mask: Tensor, count: Tensor) -> Tensor:
+    """Of the positions at which `mask` [d] is true, `count` in number, without listing them."""
+    every = torch.arange(len(mask), device=mask.device)
+    last = torch.where(mask, every, -1).cummax(0).values  # the last position up to each entry
+    gaps = every - torch.nn.functional.pad(last[:-1], (1, 0), value=-1) - 1
+    parameter = rice_parameter(len(mask), count)
+    return torch.where(mask, (gaps >> parameter) + 1 + parameter, 0).sum()
 
 
 @cache
