@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from experiments.gpus import visible_gpus  # noqa: E402
+from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.cluster import Cluster  # noqa: E402
 from sasg.cluster.distributed import spread_workers  # noqa: E402
 from sasg.cluster.factory import open_cluster  # noqa: E402
@@ -353,4 +354,4 @@ def _table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(telling_user_errors(main))

@@ -46,6 +46,8 @@ def main() -> int:
     study = load_study(command.study)
     wanted = compose_grid(*_axes(command, study), [*study.overrides, *command.overrides])
     seconds = replace(wanted[0], budget=command.budget).budget_seconds
+    if command.jobs == 0 and not _any_finished(wanted):
+        raise UserError(f"jobs=0: none of these runs is finished in {wanted[0].runs_dir}: there is nothing to tabulate")
     refusal = None
     try:
         code = 0 if command.jobs == 0 else run_missing(command, wanted, time.monotonic() + seconds)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Table III on this machine's links: measure, compare with the paper and with the link model; see --help."""
+"""Table III on this machine's links: measure, compare with the paper and with the link model."""
 
 import argparse
 import csv

@@ -98,6 +98,38 @@ def test_more_of_anything_is_not_the_same(pair, more, monkeypatch, capsys):
     assert code == 1 and "equal as far as both go" in out
 
 
+def test_means_are_compared_over_the_same_interval(pair, monkeypatch, capsys):
+    """A training loss since another evaluation is another number, not another run."""
+    table = pd.read_csv(pair[1].path / "metrics.csv")
+    table.loc[table["iteration"] == 40, "training_loss"] *= 2  # as if it were the mean since iteration 20
+    table[table["iteration"] != 30].to_csv(pair[1].path / "metrics.csv", index=False)
+    found = compare(*pair)
+    assert found.first_evaluation is None and not found.identical and found.loss_differs_by == 0.0
+    table.loc[table["iteration"] == 40, "top1"] += 0.01
+    table[table["iteration"] != 30].to_csv(pair[1].path / "metrics.csv", index=False)
+    found = compare(*pair)
+    assert (found.first_evaluation, found.columns) == (40, ("top1",))
+    code, out, _ = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 1 and "iterations:" not in out
+
+
+def test_unequal_lengths_are_told_and_defaults_are_not(pair, monkeypatch, capsys):
+    uploads = read_uploads(pair[1].path / "uploads.npz")[:50]
+    RunFolder(pair[1].path, pair[1].identity).write_uploads(uploads)
+    change(pair[1], 37, 3, 20, "training_loss", 1.01)
+    identity = json.loads((pair[1].path / "config.yaml").read_text())
+    del identity["task"]["warmup_epochs"]  # as before there was such a setting
+    (pair[1].path / "config.yaml").write_text(json.dumps(identity))
+    code, out, _ = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 1 and out.startswith("iterations: 60 | 50; compared are those that both have\n")
+
+
+def test_damaged_files_are_told(pair, monkeypatch, capsys):
+    (pair[1].path / "uploads.npz").write_text("nothing")
+    code, _, err = say(monkeypatch, capsys, *(run.path for run in pair))
+    assert code == 2 and err.endswith("uploads.npz: is damaged\n") and err.count("\n") == 1
+
+
 def test_without_a_common_evaluation_there_is_nothing_to_say(pair, monkeypatch, capsys):
     table = pd.read_csv(pair[1].path / "metrics.csv")
     table["iteration"] += 1

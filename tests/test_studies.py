@@ -409,6 +409,14 @@ def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, unin
     assert "finished: seeds 1" in capsys.readouterr().out
 
 
+def test_tables_of_nothing_are_not_written(tmp_path, monkeypatch, capsys):
+    words = ["study=demo", "jobs=0", *TINY, f"runs_dir={tmp_path / 'runs'}"]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
+    assert telling_errors(reproduce.main) == 2
+    assert "none of these runs is finished" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("seeds", ["seeds=1,2", "seeds=1"])
 def test_what_cannot_be_run_leaves_the_tables_of_what_is_finished(tmp_path, uninterrupted, monkeypatch, capsys, seeds):
     """More than a day's work, and jobs=0."""

@@ -109,7 +109,10 @@ def _load_torchvision(name: str, root: Path, download: bool) -> Arrays:
         train, test = (dataset_class(root, train=is_train, download=download) for is_train in (True, False))
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, EOFError, pickle.UnpicklingError) as error:
         what = "download" if download else "read"
-        raise UserError(f"torchvision cannot {what} {name} in {root} ({_first_line(error)})") from error
+        raise UserError(
+            f"torchvision cannot {what} {name} in {root} ({_first_line(error)}); put its files or {name}.npz there, "
+            "or name another folder with data.root=DIR"
+        ) from error
     return {
         "x_train": np.asarray(train.data),
         "y_train": np.asarray(train.targets, dtype=np.uint8),

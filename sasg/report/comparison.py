@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sasg.errors import UserError
 from sasg.report.curves import Series, all_series, settings
@@ -21,6 +22,7 @@ changed no decision. Loss differs by: the relative difference of the first train
 largest over seeds. Rounds: to the baseline, means over the pairs in which both runs cross it. Ratio: GPU / CPU, range
 over pairs.
 """
+_MEANS = ("training_loss", "threshold", "difference_min", "difference_mean", "difference_max")
 HEADER = ["Task", "Method", "Pairs", "Loss differs by", "First decision that differs", "Rounds CPU", "Rounds GPU"]
 HEADER += ["Ratio", "Final accuracy CPU", "Final accuracy GPU"]
 
@@ -30,16 +32,19 @@ class Comparison:
     """What `compare` finds. Iterations count from 1; None: there is none."""
 
     identical: bool  # all metrics and upload decisions, bit for bit
+    num_iterations: tuple[int, int]  # of either run
     first_decision: int | None  # the first iteration in which not the same workers upload
     first_workers: tuple[int, ...]  # who uploads in one of the runs only, then
     equal_decisions: float  # share of all (iteration, worker) pairs of the iterations that both have
     first_evaluation: int | None  # the first iteration whose row of metrics differs
-    loss_differs_by: float  # relative difference of the training loss in the first row of metrics
+    loss_differs_by: float | None  # relative difference of the first training loss that both have
     columns: tuple[str, ...]  # that differ in the row of `first_evaluation`
 
 
 def compare(one: Run, other: Run) -> Comparison:
     """Two runs of one task, with the same workers. Compared are the iterations, evaluations and columns that both have.
+
+    Of columns that are means since the evaluation before, only rows are compared that have the same one before.
 
     UserError: they have no evaluation in common.
     """
@@ -54,17 +59,21 @@ def compare(one: Run, other: Run) -> Comparison:
     shared = [column for column in tables[0] if column in tables[1]]
     a, b = (table.loc[both, shared] for table in tables)
     differs = ~((a == b) | (a.isna() & b.isna()))
+    before = [pd.Series(table.index, table.index).shift(fill_value=0)[both] for table in tables]
+    same_interval = before[0] == before[1]
+    differs.loc[~same_interval, differs.columns.intersection(_MEANS)] = False
     rows = differs.any(axis=1)
     first = rows.idxmax() if rows.any() else None
-    losses = [table["training_loss"].iloc[0] for table in (a, b)]
+    losses = [table["training_loss"][same_interval].iloc[0] for table in (a, b)] if same_interval.any() else None
     alike = tables[0].index.equals(tables[1].index) and set(tables[0]) == set(tables[1])
     return Comparison(
         identical=decision is None and first is None and len(sent[0]) == len(sent[1]) and alike,
+        num_iterations=(len(sent[0]), len(sent[1])),
         first_decision=None if decision is None else decision + 1,
         first_workers=() if decision is None else tuple(np.flatnonzero(unequal[decision]).tolist()),
         equal_decisions=1 - float(unequal.mean()),
         first_evaluation=None if first is None else int(first),
-        loss_differs_by=abs(losses[0] - losses[1]) / abs(losses[0]) if losses[0] else float(losses[1] != 0),
+        loss_differs_by=losses and (abs(losses[0] - losses[1]) / abs(losses[0]) if losses[0] else float(any(losses))),
         columns=() if first is None else tuple(column for column in shared if differs.loc[first, column]),
     )
 
@@ -94,7 +103,7 @@ def _numbers(one: Series, entries: Sequence[Entry]) -> dict[str, Any] | None:
         "task": one.task,
         "method": one.label,
         "pairs": len(pairs),
-        "loss_differs_by": max(found.loss_differs_by for found in compared),
+        "loss_differs_by": max(found.loss_differs_by or 0.0 for found in compared),
         "first_decisions": " ".join(str(found.first_decision or "none") for found in compared),
         "rounds_cpu": rounds[:, 0].mean() if len(rounds) else None,
         "rounds_gpu": rounds[:, 1].mean() if len(rounds) else None,
