@@ -105,6 +105,16 @@ def test_fits_a_page_of_a_two_column_paper(entries, tmp_path):
     assert b"/Type3" not in (tmp_path / "figure.pdf").read_bytes()
 
 
+def test_long_labels_fit_a_narrow_figure(entries, drawn, tmp_path, monkeypatch):
+    figures.lines(entries[:8], tmp_path, "usual")
+    monkeypatch.setattr("sasg.report.curves.method_name", lambda name: f"{name} (a setting=with a long value)")
+    figures.lines(entries[:8], tmp_path, "long")
+    usual, long = drawn
+    assert long.legends[0].get_window_extent().width <= long.bbox.width == usual.bbox.width
+    assert long.get_figheight() > usual.get_figheight()
+    assert len(long.legends) == 1
+
+
 def test_communication_time_marks_table_three(entries, drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(time_figures, "published", lambda name: {("digits", "sgd"): {"communication_seconds": "2.5"}})
     (tmp_path / "table3.csv").write_text("method,communication_s_measured\nsasg,0.25\n")

@@ -95,17 +95,22 @@ def log_y(axis: Axes) -> None:
 
 
 def legend(figure: Figure, series: Iterable[Series], others: Sequence[Line2D] = ()) -> None:
-    """One legend above all panels, in as many columns as fit; `others` after the methods."""
+    """One legend above all panels, in as many columns as fit; `others` after the methods.
+
+    The figure grows by the rows that this adds.
+    """
     handles = [*(Line2D([], [], **line_of(look)) for look in looks(series).values()), *others]
     columns = len(handles) if sum(len(str(handle.get_label())) for handle in handles) < 70 else 3
     if len(handles) > 6:
         columns = 4
     options = {"loc": "outside upper center", "handlelength": 3.2, "columnspacing": 1.8}
     drawn = figure.legend(handles=handles, ncols=columns, **options)
+    height = drawn.get_window_extent().height
     while columns > 1 and drawn.get_window_extent().width > figure.bbox.width:
         drawn.remove()
         columns -= 1
         drawn = figure.legend(handles=handles, ncols=columns, **options)
+    figure.set_figheight(figure.get_figheight() + (drawn.get_window_extent().height - height) / figure.dpi)
 
 
 def gap(axes: Sequence[Axes], task: str, series: Sequence[Series]) -> bool:
