@@ -284,8 +284,8 @@ def _draw_data(config: Config, work: Path) -> bool:
 def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
     """Write what was found so far; returns the text."""
     device = next(iter(found.values()))[str(SIMULATED)]["device"]
-    spread = {ranks: spread_workers(options.workers, ranks) for ranks in options.ranks}
-    shares = "; ".join(f"{ranks}: {' + '.join(str(len(held)) for held in spread[ranks])}" for ranks in spread)
+    held = {ranks: map(len, spread_workers(options.workers, ranks)) for ranks in options.ranks}
+    shares = "; ".join(f"{ranks}: {' + '.join(map(str, sizes))}" for ranks, sizes in held.items())
     n, first = options.iterations, options.after
     captured = (
         " Simulated iterations are captured graphs, distributed ones are eager; simulated methods are timed side by "

@@ -139,8 +139,8 @@ def _row(method: str, measured: dict, gradient: float, shared: Replay, link: Lin
 
 def _write(folder: Path, file: str, rows: list[dict], notes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{file}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    with (folder / f"{file}.csv").open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     lines = ["# Table III, measured", "", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]

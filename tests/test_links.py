@@ -1,6 +1,7 @@
 """Link models against times that are worked out by hand, and Table III's replay on unshaped links."""
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -157,3 +158,11 @@ def transfer(sender: list[str], receiver: list[str]) -> float:
         listening.stdout.readline()
         subprocess.run([*sender, sys.executable, "-c", send], check=True)
         return float(listening.stdout.readline())
+
+
+def test_table_three_is_written_under_its_name(tmp_path):
+    write = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "table3.py"))["_write"]
+    write(tmp_path, "table3_unshaped", [{"method": "sgd", "communication_s_measured": 1.5}], ["a note"])
+    assert (tmp_path / "table3_unshaped.csv").read_text() == "method,communication_s_measured\nsgd,1.5\n"
+    assert "| sgd | 1.5 |" in (tmp_path / "table3_unshaped.md").read_text()
+    assert len(list(tmp_path.iterdir())) == 2

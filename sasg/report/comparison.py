@@ -10,9 +10,9 @@ import pandas as pd
 
 from sasg.errors import UserError
 from sasg.report.curves import Series, all_series, settings
-from sasg.report.names import task_name
+from sasg.report.names import metric_text, task_name
 from sasg.report.runs import Entry, Run, look_up
-from sasg.report.tables import as_markdown, write_table
+from sasg.report.tables import write_and_show
 from sasg.training.run_folder import read_uploads
 
 _CAPTION = "The same runs on a CPU and on a GPU"
@@ -84,12 +84,12 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     if not found:
         return "no configuration was run on a CPU and on a GPU"
     rows = [_cells(row) for row in found]
-    written = write_table(folder, file, found, HEADER, rows, _CAPTION, _NOTES)
-    return f"{as_markdown(HEADER, rows)}\nwritten to {folder}: {', '.join(written)}"
+    return write_and_show(folder, file, found, HEADER, rows, _CAPTION, _NOTES)
 
 
 def _numbers(one: Series, entries: Sequence[Entry]) -> dict[str, Any] | None:
-    configs = [entry.config for entry in entries if settings(entry.config) == settings(one.config)]
+    own = settings(one.config)
+    configs = [entry.config for entry in entries if settings(entry.config) == own]
     pairs = [[entry.run for entry in look_up([replace(c, device=d) for d in ("cpu", "cuda")])] for c in configs]
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
@@ -125,6 +125,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['rounds_cpu']:,.0f}" if crossed else "no pair crosses",
         f"{row['rounds_gpu']:,.0f}" if crossed else "no pair crosses",
         f"{row['ratio_minimum']:.2f} to {row['ratio_maximum']:.2f}" if crossed else "",
-        f"{row['final_cpu']:.2%}".replace("%", " %"),
-        f"{row['final_gpu']:.2%}".replace("%", " %"),
+        metric_text("top1", row["final_cpu"]),
+        metric_text("top1", row["final_gpu"]),
     ]

@@ -38,10 +38,6 @@ class Series:
         of_planned = "" if len(self.runs) == self.num_planned else f" of {self.num_planned}"
         return f"n = {len(self.runs)}{of_planned}"
 
-    def same_settings(self, other: "Series") -> bool:
-        """Whether they differ in nothing but seeds."""
-        return settings(self.config) == settings(other.config)
-
 
 def all_series(entries: Sequence[Entry]) -> list[Series]:
     """Entries by task, method and settings, in their order; where settings differ, the labels tell in what.

@@ -14,7 +14,7 @@ import numpy as np
 from sasg.cluster.ledger import uplink_bits
 from sasg.report import cost_table
 from sasg.report.crossing_table import Cell
-from sasg.report.curves import Series, all_series, frame, metric_of, upload_shares
+from sasg.report.curves import Series, all_series, frame, metric_of, settings, upload_shares
 from sasg.report.names import METRICS, method_name, task_name
 from sasg.report.published import published
 from sasg.report.runs import Entry, Run
@@ -165,7 +165,7 @@ def _cells(entries: Iterable[Entry]) -> dict[tuple[str, str], list[Entry]]:
     for entry in entries:
         one = kept[entry.task, entry.method]
         baseline = entry.config.task.baseline
-        if baseline is None or baseline.accuracy is None or not all_series([entry])[0].same_settings(one):
+        if baseline is None or baseline.accuracy is None or settings(entry.config) != settings(one.config):
             continue
         if entry.run is None or entry.run in one.runs:
             cells.setdefault((entry.task, entry.method), []).append(entry)

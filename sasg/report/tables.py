@@ -31,6 +31,20 @@ def write_table(
     return write_documents(folder, documents)
 
 
+def write_and_show(
+    folder: Path,
+    file: str,
+    numbers: Sequence[Mapping[str, Any]],
+    header: Row,
+    rows: Sequence[Row],
+    caption: str,
+    notes: str,
+) -> str:
+    """`write_table`, and the table as Markdown with the names of what was written: what a report prints."""
+    written = write_table(folder, file, numbers, header, rows, caption, notes)
+    return f"{as_markdown(header, rows)}\nwritten to {folder}: {', '.join(written)}"
+
+
 def write_documents(folder: Path, documents: Mapping[str, str]) -> list[str]:
     """Write texts by name; the names."""
     folder.mkdir(parents=True, exist_ok=True)

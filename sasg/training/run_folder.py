@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -175,10 +176,13 @@ def read_identity(path: Path) -> dict[str, Any] | None:
 
 
 def read_uploads(path: Path) -> np.ndarray:
-    """Who uploaded when, bool [iterations, M], from an uploads.npz."""
-    with np.load(path) as file:
-        shape = tuple(file["shape"])
-        return np.unpackbits(file["packed"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+    """Who uploaded when, bool [iterations, M], from an uploads.npz. UserError: it is damaged."""
+    try:
+        with np.load(path) as file:
+            shape = tuple(file["shape"])
+            return np.unpackbits(file["packed"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+    except (EOFError, ValueError, KeyError, BadZipFile):
+        raise UserError(f"{path}: is damaged") from None
 
 
 def write_text(path: Path, text: str) -> None:
