@@ -107,8 +107,9 @@ def _options() -> argparse.Namespace:
 
 
 def _kinds(options: argparse.Namespace) -> list[Kind]:
-    """The distributed kinds of cluster."""
-    return [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend]
+    """The distributed kinds of cluster. NCCL needs a GPU for each rank."""
+    kinds = [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend]
+    return [kind for kind in kinds if kind.backend != "nccl" or kind.ranks <= len(visible_gpus())]
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -231,7 +232,7 @@ def _compare(options: argparse.Namespace, distributed: list[Kind]) -> dict[str, 
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in options.configs:
         method = load(path).algorithm["name"]
-        kinds = (SIMULATED, *distributed)
+        kinds = (SIMULATED, *sorted(distributed, key=lambda kind: kind.ranks))
         results = {kind: torch.load(kind.file(options.work, method), weights_only=True) for kind in kinds}
         sent = {kind: result.pop("sent").numpy() for kind, result in results.items()}
         parameters = {kind: result.pop("parameters") for kind, result in results.items()}
@@ -289,7 +290,7 @@ def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
     n, first = options.iterations, options.after
     captured = (
         " Simulated iterations are captured graphs, distributed ones are eager; simulated methods are timed side by "
-        "side, each on a GPU of its own where there are enough."
+        "side, each on a GPU of its own where there are enough. More ranks than GPUs share them, over gloo alone."
         if options.device == "cuda"
         else ""
     )

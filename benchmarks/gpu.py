@@ -7,6 +7,7 @@ samples, captured in a graph like everything else.
 """
 
 import argparse
+import gc
 import json
 import time
 
@@ -143,6 +144,7 @@ def plain_batch(samples: int, precision: str = "tf32", channels_last: bool = Tru
 
 def iteration(config: Config) -> dict[str, float]:
     """Steady-state milliseconds of an iteration (replays in a row), peak memory, time to the first replay."""
+    gc.collect()  # a trainer and its graph refer to each other
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     start = time.monotonic()

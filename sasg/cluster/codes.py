@@ -116,10 +116,17 @@ def _delta_bits(indices: Tensor, count: Tensor | None, segments: tuple[Segment, 
 def _delta_bits_of_mask(mask: Tensor, count: Tensor) -> Tensor:
     """Of the positions at which `mask` [d] is true, `count` in number, without listing them."""
     every = torch.arange(len(mask), device=mask.device)
-    last = torch.where(mask, every, -1).cummax(0).values  # the last position up to each entry
+    last = _running_maximum(torch.where(mask, every, -1))  # the last position up to each entry
     gaps = every - torch.nn.functional.pad(last[:-1], (1, 0), value=-1) - 1
     parameter = rice_parameter(len(mask), count)
     return torch.where(mask, (gaps >> parameter) + 1 + parameter, 0).sum()
+
+
+def _running_maximum(numbers: Tensor, block: int = 4096) -> Tensor:
+    """`numbers.cummax(0).values` of whole numbers >= -1, by blocks: a GPU goes through a row with a single block."""
+    rows = torch.nn.functional.pad(numbers, (0, -len(numbers) % block), value=-1).view(-1, block).cummax(1).values
+    before = torch.nn.functional.pad(rows[:-1, -1].cummax(0).values, (1, 0), value=-1)
+    return torch.maximum(rows, before.unsqueeze(1)).view(-1)[: len(numbers)]
 
 
 @cache
