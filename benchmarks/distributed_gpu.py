@@ -107,8 +107,8 @@ def _options() -> argparse.Namespace:
 
 
 def _kinds(options: argparse.Namespace) -> list[Kind]:
-    """The distributed kinds of cluster. NCCL needs a GPU for each rank."""
-    kinds = [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend]
+    """The distributed kinds of cluster. NCCL needs a GPU for each rank; over what one rank alone talks is all one."""
+    kinds = [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend[: 1 if ranks == 1 else None]]
     return [kind for kind in kinds if kind.backend != "nccl" or kind.ranks <= len(visible_gpus())]
 
 
