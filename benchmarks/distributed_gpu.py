@@ -79,7 +79,7 @@ def main() -> int:
         for kind in _kinds(options):
             _wait(_start(kind, options.configs, options))
             done.append(kind)
-            text = _write(options, _compare(options, done), drawn)  # each time: a later kind may fail
+            text = _write(options, done, _compare(options, done), drawn)  # each time: a later kind may fail
     print(text)
     return 0
 
@@ -107,9 +107,12 @@ def _options() -> argparse.Namespace:
 
 
 def _kinds(options: argparse.Namespace) -> list[Kind]:
-    """The distributed kinds of cluster. NCCL needs a GPU for each rank; over what one rank alone talks is all one."""
-    kinds = [Kind(backend, ranks) for ranks in options.ranks for backend in options.backend[: 1 if ranks == 1 else None]]
-    return [kind for kind in kinds if kind.backend != "nccl" or kind.ranks <= len(visible_gpus())]
+    """The distributed kinds of cluster. NCCL needs a GPU for each rank; one rank alone sends nothing, over either."""
+    kinds = []
+    for ranks in options.ranks:
+        fitting = [b for b in options.backend if b != "nccl" or ranks <= len(visible_gpus())]
+        kinds += [Kind(backend, ranks) for backend in (fitting[:1] if ranks == 1 else fitting)]
+    return kinds
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -282,10 +285,11 @@ def _draw_data(config: Config, work: Path) -> bool:
     return True
 
 
-def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
+def _write(options: argparse.Namespace, done: list[Kind], found: dict, drawn: bool) -> str:
     """Write what was found so far; returns the text."""
     device = next(iter(found.values()))[str(SIMULATED)]["device"]
-    held = {ranks: map(len, spread_workers(options.workers, ranks)) for ranks in options.ranks}
+    numbers = sorted({kind.ranks for kind in done})
+    held = {ranks: map(len, spread_workers(options.workers, ranks)) for ranks in numbers}
     shares = "; ".join(f"{ranks}: {' + '.join(map(str, sizes))}" for ranks, sizes in held.items())
     n, first = options.iterations, options.after
     captured = (
@@ -295,7 +299,7 @@ def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
         else ""
     )
     lines = [
-        f"# {options.workers} workers in {', '.join(map(str, options.ranks))} ranks",
+        f"# {options.workers} workers in {', '.join(map(str, numbers))} {'rank' if numbers == [1] else 'ranks'}",
         "",
         f"Workers by rank: {shares}. Iterations {first} to {first + n}; all clusters start from one state, trained "
         f"simulated. Device: {device}. "
@@ -317,10 +321,10 @@ def _write(options: argparse.Namespace, found: dict, drawn: bool) -> str:
         "",
     ]  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    settings = {name: getattr(options, name) for name in ("ranks", "workers", "after", "iterations")}
+    settings = {"ranks": numbers} | {name: getattr(options, name) for name in ("workers", "after", "iterations")}
     (options.out / f"{options.name}.md").write_text("\n".join(lines))
     (options.out / f"{options.name}.json").write_text(
-        json.dumps({**settings, "data_drawn": drawn, "methods": found}, indent=1) + "\n"
+        json.dumps(settings | {"data_drawn": drawn, "methods": found}, indent=1) + "\n"
     )
     return "\n".join(lines)
 
