@@ -28,6 +28,8 @@ def jobs_for(entries: Sequence[Entry]) -> list[Job]:
     wanted = [(entry, _with_known_data(entry, entries)) for entry in entries if entry.run is None]
     datasets: dict[str, Dataset] = {}
     for _, config in wanted:
+        prepare_torch(config)  # says so if there is no such device, before any data is read
+    for _, config in wanted:
         if (key := _data_key(config)) not in datasets:
             datasets[key] = load_dataset(config)
     if wanted:

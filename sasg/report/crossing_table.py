@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sasg.report.names import METHODS, METRICS
+from sasg.report.names import METHODS, METRICS, percent
 from sasg.report.published import published as published_numbers
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import Statistics, over_seeds, paired_ratios
@@ -174,14 +174,14 @@ def _text(quantity: str, value: float | None) -> str:
         return ""
     if "bits" in quantity:
         return f"{value:.2E}"
-    return f"{value:,.0f}" if quantity == "rounds" else f"{value:.2%}".replace("%", " %")
+    return f"{value:,.0f}" if quantity == "rounds" else percent(value)
 
 
 def _caption(cells: Sequence[Cell]) -> str:
     baselines = {}
     for cell in cells:
         baseline = cell.entries[0].config.task.baseline
-        value = f"{baseline.value:.0%}".replace("%", " %") if baseline.target is None else f"{baseline.target:g}"
+        value = percent(baseline.value, 0) if baseline.target is None else f"{baseline.target:g}"
         baselines[cell.task] = f"{cell.task} {METRICS[baseline.metric]} {value}"
     return f"Rounds and bits to the baseline accuracy ({', '.join(baselines.values())})"
 

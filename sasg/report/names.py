@@ -57,9 +57,14 @@ def metric_label(metric: str) -> str:
     return f"{METRICS[metric]} test accuracy" if metric.startswith("top") else METRICS.get(metric, metric)
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """A share for readers: 0.9216 is "92.16 %"."""
+    return f"{share:.{digits}%}".replace("%", " %")
+
+
 def metric_text(metric: str, value: float) -> str:
     """A metric's value for readers: accuracies in percent."""
-    return f"{value:.2%}".replace("%", " %") if metric.startswith("top") else f"{value:.1e}"
+    return percent(value) if metric.startswith("top") else f"{value:.1e}"
 
 
 def method_name(method: str) -> str:

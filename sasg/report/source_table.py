@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sasg.report.curves import Series, all_series
-from sasg.report.names import task_name
+from sasg.report.names import percent, task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.tables import write_and_show
 from sasg.training.run_folder import read_uploads
@@ -60,5 +60,5 @@ def _cells(row: dict[str, Any], sources: Sequence[str]) -> list[str]:
     shares = [*(f"top1_{s}" for s in sources), "top1", "rounds", "skipped", *(f"skipped_{s}" for s in sources)]
     cells = ["not run"] * len(shares)
     if row["n"]:
-        cells = [f"{row[key]:,.0f}" if key == "rounds" else f"{row[key]:.2%}".replace("%", " %") for key in shares]
+        cells = [f"{row[key]:,.0f}" if key == "rounds" else percent(row[key]) for key in shares]
     return [task_name(row["task"]), row["method"], *cells, f"{row['n']} of {row['n_planned']}"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import CODE, Series, all_series, metric_of
-from sasg.report.names import METRICS, task_name
+from sasg.report.names import METRICS, percent, task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.tables import as_csv, as_markdown, write_documents
 
@@ -66,10 +66,10 @@ def _row(found: dict[str, Any]) -> list[str]:
         cells = [
             f"{found['iterations']:,.0f}",
             f"{found['rounds']:,.0f}",
-            f"{found['share_of_rounds']:.1%}".replace("%", " %"),
+            percent(found["share_of_rounds"], 1),
             f"{found['uplink_bits']:.2E}",
             f"{found['downlink_bits']:.2E}",
-            f"{found['final_accuracy']:.2%} {METRICS[found['metric']]}".replace("%", " %"),
+            f"{percent(found['final_accuracy'])} {METRICS[found['metric']]}",
             f"{found['training_seconds']:,.0f}",
         ]
     return [task_name(found["task"]), found["method"], *cells, f"{found['n']} of {found['n_planned']}"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import Series, all_series
-from sasg.report.names import method_name, task_name
+from sasg.report.names import method_name, percent, task_name
 from sasg.report.published import published
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import over_seeds
@@ -143,7 +143,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     planned = bool(row["n_planned"])
     measured = [row[key] for key in (*(f"measured_{code}" for code in CODES), "whole_run_delta")]
     texts = [(NOT_RUN if not row["n"] else "") if value is None else f"x{value:.0f}" for value in measured]
-    accuracy = NOT_RUN if row["top1"] is None else f"{row['top1']:.2%}".replace("%", " %")
+    accuracy = NOT_RUN if row["top1"] is None else percent(row["top1"])
     return [
         task_name(row["task"]) if planned else "any",
         method_name(row["method"]),
