@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def cases():
     yield "heavy tails", np.sign(normal) * np.exp(6 * normal)
     blocks = np.repeat(generator.standard_normal((4, normal.shape[1] // 50 + 1)), 50, axis=1)[:, : normal.shape[1]]
     yield "equal neighbours", blocks
-    yield "hidden from a strided sample", np.where(np.arange(normal.shape[1]) % 37 == 0, 0.0, normal)
-    yield "seen by a strided sample", np.where(np.arange(normal.shape[1]) % 37 == 0, 100.0, normal)
+    yield "hidden from a strided sample", np.where(np.arange(normal.shape[1]) % 101 == 0, 0.0, normal)
+    yield "seen by a strided sample", np.where(np.arange(normal.shape[1]) % 101 == 0, 100.0, normal)
     yield "infinite", np.where(np.arange(normal.shape[1]) % 997 == 0, np.inf, normal)
 
 
@@ -66,15 +67,35 @@ def test_a_diverging_run_does_not_stop_here():
     assert np.array_equal(indices[:1].numpy(), by_stable_sort(vectors[:1].numpy(), SEGMENTS))
 
 
+def test_some_entries_that_are_no_numbers_count_as_the_largest():
+    vectors = torch.randn(2, sum(s.size for s in SEGMENTS))
+    vectors[1, [90_007, 90_100]] = torch.nan  # in a segment that keeps more than these
+    indices = TopKSelector(SEGMENTS)(vectors, None)[1]
+    vectors[1, [90_007, 90_100]] = torch.inf
+    assert np.array_equal(indices.numpy(), by_stable_sort(vectors.numpy(), SEGMENTS))
+
+
 @pytest.mark.parametrize("name, array", list(cases()), ids=[name for name, _ in cases()])
 def test_the_scan_is_the_same_without_numba(name, array, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # an import fails
-    plain = runpy.run_path(scan.__file__)["positions_at_least"]
-    assert plain is not scan.positions_at_least and hasattr(scan.positions_at_least, "py_func")
-    row = np.ascontiguousarray(array[0, :-3])
+    plain = SimpleNamespace(**runpy.run_path(scan.__file__))
+    assert plain.take is not scan.take and hasattr(scan.take, "py_func") and hasattr(scan.at_least, "py_func")
     found = []
-    for function in (plain, scan.positions_at_least):
+    for functions in (plain, scan):
+        row = np.ascontiguousarray(array[0, :-3])
         mask, positions = np.zeros(-(-len(row) // 8) * 8, dtype=np.uint8), np.empty(len(row) + 8, dtype=np.int64)
-        found.append(positions[: function(row, 1.0, mask, positions)].copy())
-    assert np.array_equal(*found)
-    assert np.array_equal(found[0], np.flatnonzero(np.abs(row) >= 1.0))
+        magnitudes = np.empty(len(row))
+        number = functions.at_least(row, 1.0, mask, positions, magnitudes)
+        positions, magnitudes = positions[:number].copy(), magnitudes[:number].copy()
+        assert np.array_equal(positions, np.flatnonzero(np.abs(row) >= 1.0))
+        assert np.array_equal(magnitudes, np.abs(row[positions]))
+        found.append([positions])
+        for kept in {1, number // 2, number} if number > 1 else ():
+            taken = row.copy()
+            chosen, values = np.zeros(kept, dtype=np.int64), np.zeros(kept)
+            last = np.partition(magnitudes, number - kept)[number - kept]
+            functions.take(taken, positions, magnitudes, last, True, chosen, values)
+            assert np.array_equal(np.flatnonzero(taken != row), chosen[values != 0])
+            assert np.array_equal(values, row[chosen])
+            found[-1].append(chosen)
+    assert all(map(np.array_equal, *found)) and len(found[0]) == len(found[1])

@@ -8,7 +8,7 @@ from sasg.cluster import Segment
 from sasg.rows import has_kernels, sending
 
 _SMALL = 65_536  # segments up to this size are selected for all rows at once
-_STRIDE = 37  # one entry in so many is sampled
+_STRIDE = 101  # one entry in so many is sampled
 
 
 class TopKSelector:
@@ -72,22 +72,22 @@ class TopKSelector:
         values = np.zeros(indices.shape, array.dtype)
         start = filled = 0
         for segment in self.segments:
-            part, columns = array[:, start : start + segment.size], slice(filled, filled + segment.kept)
-            if segment.kept == segment.size:
-                indices[rows, columns] = np.arange(segment.size) + start
-            elif segment.size <= _SMALL:
-                if rows:
-                    indices[rows, columns] = _largest(np.abs(part[rows]), segment.kept) + start
-            else:
+            part = array[:, start : start + segment.size]
+            chosen, taken = (whole[:, filled : filled + segment.kept] for whole in (indices, values))
+            if segment.kept < segment.size and segment.size > _SMALL:
                 if start not in self._long_rows:
-                    self._long_rows[start] = _LongRow(segment.size, segment.kept)
+                    self._long_rows[start] = _LongRow(segment.size, segment.kept, array.dtype)
                 for row in rows:
-                    indices[row, columns] = self._long_rows[start](part[row]) + start
+                    self._long_rows[start](part[row], clear, chosen[row], taken[row])
+            elif rows:
+                largest = _largest(np.abs(part[rows]), segment.kept)
+                chosen[rows] = largest
+                taken[rows] = np.take_along_axis(part[rows], largest, 1)
+                if clear:
+                    for row in rows:
+                        part[row, chosen[row]] = 0
+            chosen += start
             start, filled = start + segment.size, filled + segment.kept
-        for row in rows:
-            values[row] = array[row].take(indices[row])
-            if clear:
-                array[row][indices[row]] = 0
         return torch.from_numpy(values), torch.from_numpy(indices)
 
 
@@ -97,29 +97,31 @@ class _LongRow:
     Its buffers are kept: memory that is new every time costs more than the comparisons.
     """
 
-    def __init__(self, size: int, kept: int):
+    def __init__(self, size: int, kept: int, dtype: np.dtype):
         from sasg.algorithms import scan  # which compiles, if it has to
 
         self.kept = kept
-        self._scan = scan.positions_at_least
+        self._at_least, self._take = scan.at_least, scan.take
         self._mask = np.zeros(-(-size // 8) * 8, dtype=np.uint8)
         self._positions = np.empty(len(self._mask), dtype=np.int64)
+        self._magnitudes = np.empty(size, dtype)
 
-    def __call__(self, row: np.ndarray) -> np.ndarray:
-        """Ascending indices [kept]."""
+    def __call__(self, row: np.ndarray, clear: bool, chosen: np.ndarray, values: np.ndarray) -> None:
+        """Write the ascending indices `chosen` [kept] and the `values` there; clear: then set them to zero."""
         sample = np.abs(row[::_STRIDE])
         for surplus in (1.3, 4.0):  # how many times `kept` the threshold should let through
             rank = len(sample) - min(len(sample), int(surplus * self.kept / _STRIDE) + 8)
             threshold = np.partition(sample, rank)[rank]
-            candidates = self._positions[: self._scan(row, threshold, self._mask, self._positions)]
-            if len(candidates) >= self.kept:
-                return candidates[self._exactly(np.abs(row[candidates]))]
-        return self._exactly(np.abs(row))
-
-    def _exactly(self, magnitudes: np.ndarray) -> np.ndarray:
-        last = np.partition(magnitudes, len(magnitudes) - self.kept)[-self.kept]
-        chosen = np.flatnonzero(magnitudes >= last)
-        return chosen if len(chosen) == self.kept else _largest(magnitudes[None], self.kept)[0]  # ties at the last
+            found = self._at_least(row, threshold, self._mask, self._positions, self._magnitudes)
+            if found >= self.kept:
+                magnitudes = self._magnitudes[:found]
+                last = np.partition(magnitudes, found - self.kept)[-self.kept]
+                self._take(row, self._positions[:found], magnitudes, last, clear, chosen, values)
+                return
+        chosen[:] = _largest(np.abs(row)[None], self.kept)[0]
+        values[:] = row[chosen]
+        if clear:
+            row[chosen] = 0
 
 
 def _largest(magnitudes: np.ndarray, kept: int) -> np.ndarray:
@@ -128,10 +130,12 @@ def _largest(magnitudes: np.ndarray, kept: int) -> np.ndarray:
     if kept == n:
         return np.broadcast_to(np.arange(n), magnitudes.shape)
     last = np.partition(magnitudes, n - kept, axis=1)[:, n - kept, None]
-    if np.isnan(last).any():  # a diverging run: not-a-number counts as the largest
-        return _largest(np.where(np.isnan(magnitudes), np.inf, magnitudes), kept)
-    above, equal = magnitudes > last, magnitudes == last
-    missing = kept - above.sum(1, keepdims=True)
-    if (equal.sum(1, keepdims=True) > missing).any():
-        equal &= np.cumsum(equal, axis=1) <= missing
-    return np.nonzero(above | equal)[1].reshape(len(magnitudes), kept)
+    chosen = magnitudes >= last
+    surplus = np.count_nonzero(chosen, axis=1, keepdims=True) - kept
+    if surplus.any():  # ties at the last, or not-a-number, which in a diverging run counts as the largest
+        if np.isnan(magnitudes).any():
+            return _largest(np.where(np.isnan(magnitudes), np.inf, magnitudes), kept)
+        equal = magnitudes == last
+        left_out = np.cumsum(equal, axis=1) > np.count_nonzero(equal, axis=1, keepdims=True) - surplus
+        chosen &= ~(equal & left_out)
+    return np.nonzero(chosen)[1].reshape(len(magnitudes), kept)
