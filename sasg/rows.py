@@ -27,8 +27,9 @@ def copy_rows_(target: Tensor, source: Tensor, sent: Tensor | None) -> None:
     elif target.is_cuda:
         torch.where(sent.view(-1, *[1] * (target.dim() - 1)), source, target, out=target)
     else:
+        has_rows, target, source = source.dim() == target.dim(), target.numpy(), source.numpy()
         for m in sending(sent, len(target)):
-            target[m].copy_(source[m] if source.dim() == target.dim() else source)
+            target[m] = source[m] if has_rows else source
 
 
 def squared_distances(left: Tensor, right: Tensor, sent: Tensor | None = None) -> Tensor:

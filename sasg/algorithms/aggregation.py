@@ -17,6 +17,7 @@ class Aggregation(Part):
     def setup(self, workspace: Workspace) -> None:
         self.num_parameters = workspace.num_parameters
         self.num_workers = workspace.cluster.num_workers
+        self._total: Tensor | None = None  # [d], the memory of every sum of sparse payloads
 
     @abstractmethod
     def __call__(self, arriving: Iterable[Uploads]) -> Tensor:
@@ -31,7 +32,9 @@ class Aggregation(Part):
                 total.add_(row)
             return total
         if total is None:
-            total = values.new_zeros(self.num_parameters)
+            if self._total is None:
+                self._total = values.new_empty(self.num_parameters)
+            total = self._total.zero_()
         return total.index_add_(0, indices.flatten(), values.flatten())
 
 
