@@ -19,7 +19,7 @@ from sasg.problem.gradients.engine import Engine, PerSampleLoss
 from sasg.problem.gradients.gradients import FactoredGradients, Factors
 from sasg.problem.normalisation import tracked_layers
 
-Workers = slice | list[int]
+Workers = slice | Tensor  # a Tensor: int64, on the CPU
 
 _FACTORED_BATCH = 64  # samples per worker up to which Gram matrices are smaller than gradients
 
@@ -171,16 +171,25 @@ def _groups(rows: list[int]) -> list[tuple[int, Workers]]:
     for row in sorted(set(rows)):
         workers = [m for m, own in enumerate(rows) if own == row]
         first, last = workers[0], workers[-1]
-        groups.append((row, slice(first, last + 1) if last - first + 1 == len(workers) else workers))
+        neighbours = last - first + 1 == len(workers)
+        groups.append((row, slice(first, last + 1) if neighbours else torch.tensor(workers)))
     return groups
 
 
 def _in_groups(x: Tensor, groups: list[tuple[int, Workers]], layer: Callable[[Tensor, int], Tensor]) -> Tensor:
     """`layer`(samples of all workers of a group, its row), group by group: x [W, B, in] -> [W*B, out]."""
-    parts = [layer(x[workers].flatten(0, 1), row) for row, workers in groups]
-    out = parts[0].new_empty(len(x), x.shape[1], parts[0].shape[1])
-    for (_, workers), part in zip(groups, parts, strict=True):
-        out[workers] = part.view(-1, x.shape[1], part.shape[-1])
+    out = None
+    for row, workers in groups:
+        is_view = isinstance(workers, slice)
+        samples = x[workers] if is_view else x.index_select(0, workers)
+        part = layer(samples.flatten(0, 1), row)
+        part = part.view(-1, x.shape[1], part.shape[-1])
+        if out is None:
+            out = part.new_empty(len(x), *part.shape[1:])
+        if is_view:
+            out[workers] = part
+        else:
+            out.index_copy_(0, workers, part)
     return out.flatten(0, 1)
 
 
