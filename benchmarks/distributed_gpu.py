@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--configs", type=Path, nargs="+", required=True, help="one per method")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2], help="processes; several numbers in turn (2)")
     parser.add_argument("--workers", type=int, default=10, help="spread over them (10)")
-    parser.add_argument("--backend", nargs="+", choices=("nccl", "gloo"), help="both on GPUs, else gloo")
+    parser.add_argument("--backend", nargs="+", choices=("nccl", "gloo"), help="on GPUs both, else gloo")
     parser.add_argument("--after", type=int, default=0, help="iterations before the compared ones (0)")
     parser.add_argument("--iterations", type=int, default=200, help="that are compared (200)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -103,11 +103,13 @@ def _options() -> argparse.Namespace:
     if options.device == "cuda" and not visible_gpus():
         parser.error("--device cuda: torch sees no GPU here; --device cpu tries the benchmark itself")
     options.backend = options.backend or (["nccl", "gloo"] if options.device == "cuda" else ["gloo"])
+    if not options.as_rank and not _kinds(options):
+        parser.error("--backend nccl: needs a GPU for each rank; add gloo, or take fewer --ranks")
     return options
 
 
 def _kinds(options: argparse.Namespace) -> list[Kind]:
-    """The distributed kinds of cluster. NCCL needs a GPU for each rank; one rank alone sends nothing, over either."""
+    """The distributed kinds of cluster. NCCL needs a GPU for each rank; one rank alone has nobody to send to."""
     kinds = []
     for ranks in options.ranks:
         fitting = [b for b in options.backend if b != "nccl" or ranks <= len(visible_gpus())]

@@ -27,9 +27,9 @@ def copy_rows_(target: Tensor, source: Tensor, sent: Tensor | None) -> None:
     elif target.is_cuda:
         torch.where(sent.view(-1, *[1] * (target.dim() - 1)), source, target, out=target)
     else:
-        has_rows, target, source = source.dim() == target.dim(), target.numpy(), source.numpy()
-        for m in sending(sent, len(target)):
-            target[m] = source[m] if has_rows else source
+        rows, new = target.numpy(), source.numpy()
+        for m in sending(sent, len(rows)):
+            rows[m] = new[m] if new.ndim == rows.ndim else new
 
 
 def squared_distances(left: Tensor, right: Tensor, sent: Tensor | None = None) -> Tensor:

@@ -137,15 +137,17 @@ def test_a_request_costs_a_bit_each_and_the_parameters_of_those_asked():
 
 
 @pytest.mark.parametrize("sparse_bits", [True, False])
-def test_the_downlink_in_more_codes(sparse_bits):
-    update = torch.zeros(1000)
-    update[[3, 500, 999]] = 1.0
+@pytest.mark.parametrize(("size", "positions"), [(1000, [3, 500, 999]), (20_000, [3, 4095, 4096, 16_500, 19_999])])
+def test_the_downlink_in_more_codes(size, positions, sparse_bits):
+    update = torch.zeros(size)
+    update[positions] = 1.0
     ledger = Ledger(2, CPU, ALL)
     ledger.count_download(update, sparse=sparse_bits, receivers=2)
-    delta = len(encode_positions("delta", np.array([3, 500, 999]), 1000))
-    expected = {"delta": 96 + delta, "entropy": 96 + ceil(log2(comb(1000, 3)))} if sparse_bits else {}
+    values, delta = 32 * len(positions), len(encode_positions("delta", np.array(positions), size))
+    entropy = ceil(log2(comb(size, len(positions))))
+    expected = {"delta": values + delta, "entropy": values + entropy} if sparse_bits else {}
     for code in ("delta", "entropy"):
-        assert ledger.totals()[f"downlink_broadcast_bits_{code}"] == expected.get(code, 32000)
+        assert ledger.totals()[f"downlink_broadcast_bits_{code}"] == expected.get(code, 32 * size)
 
 
 @pytest.mark.parametrize("codes", [("delta",), (*CODES, "gzip"), (*CODES, "delta", "delta")])

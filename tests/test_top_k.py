@@ -75,6 +75,11 @@ def test_some_entries_that_are_no_numbers_count_as_the_largest():
     assert np.array_equal(indices.numpy(), by_stable_sort(vectors.numpy(), SEGMENTS))
 
 
+def test_an_entry_that_is_no_number_beside_a_tie():
+    (indices,) = TopKSelector((Segment(5, 3),))(torch.tensor([[torch.nan, 5.0, 3.0, 3.0, 1.0]]), None)[1]
+    assert indices.tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("name, array", list(cases()), ids=[name for name, _ in cases()])
 def test_the_scan_is_the_same_without_numba(name, array, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)  # an import fails

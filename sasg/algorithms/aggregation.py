@@ -21,10 +21,16 @@ class Aggregation(Part):
 
     @abstractmethod
     def __call__(self, arriving: Iterable[Uploads]) -> Tensor:
-        """The sum of payloads as an update [d], from the uploads that arrive, in worker order."""
+        """The sum of payloads as an update [d], from the uploads that arrive, in worker order.
+
+        Its memory may be reused by the next call.
+        """
 
     def _add(self, total: Tensor | None, values: Tensor, indices: Tensor | None) -> Tensor:
-        """total + sum_m of rows [n, k] as a dense vector [d]; `total` is reused, None stands for zero."""
+        """total + sum_m of rows [n, k] as a dense vector [d]; `total` is reused, None stands for zero.
+
+        From zero, sparse rows are summed in the memory of the last such sum.
+        """
         if indices is None:
             if total is None:
                 return values.sum(0)

@@ -15,7 +15,8 @@ class TopKSelector:
     """Selects from each segment of [W, d] rows the `kept` entries of largest magnitude.
 
     The result is exact, and the same on every device: among equal magnitudes the lowest index wins (ties
-    are real on MNIST, where equal pixels give equal gradient entries).
+    are real on MNIST, where equal pixels give equal gradient entries). What is not a number, in a run that
+    diverges, counts as infinite or is left out.
     """
 
     def __init__(self, segments: tuple[Segment, ...]):
@@ -80,9 +81,10 @@ class TopKSelector:
                 for row in rows:
                     self._long_rows[start](part[row], clear, chosen[row], taken[row])
             elif rows:
-                largest = _largest(np.abs(part[rows]), segment.kept)
+                own = part[rows]
+                largest = _largest(np.abs(own), segment.kept)
                 chosen[rows] = largest
-                taken[rows] = np.take_along_axis(part[rows], largest, 1)
+                taken[rows] = np.take_along_axis(own, largest, 1)
                 if clear:
                     for row in rows:
                         part[row, chosen[row]] = 0
@@ -129,12 +131,12 @@ def _largest(magnitudes: np.ndarray, kept: int) -> np.ndarray:
     n = magnitudes.shape[1]
     if kept == n:
         return np.broadcast_to(np.arange(n), magnitudes.shape)
+    if np.isnan(magnitudes).any():
+        magnitudes = np.where(np.isnan(magnitudes), np.inf, magnitudes)
     last = np.partition(magnitudes, n - kept, axis=1)[:, n - kept, None]
     chosen = magnitudes >= last
     surplus = np.count_nonzero(chosen, axis=1, keepdims=True) - kept
-    if surplus.any():  # ties at the last, or not-a-number, which in a diverging run counts as the largest
-        if np.isnan(magnitudes).any():
-            return _largest(np.where(np.isnan(magnitudes), np.inf, magnitudes), kept)
+    if surplus.any():  # ties at the last
         equal = magnitudes == last
         left_out = np.cumsum(equal, axis=1) > np.count_nonzero(equal, axis=1, keepdims=True) - surplus
         chosen &= ~(equal & left_out)
