@@ -188,19 +188,20 @@ class TestInterruptions:
         return next(path.name for path in uninterrupted.iterdir() if "sasg" in path.name)
 
     def interrupt(self, config: Config, monkeypatch, after_checkpoints: int = 2) -> Path:
-        """Stop a run dead once it has saved so many checkpoints, as SIGKILL would."""
+        """Stop a run dead once it has saved so many checkpoints, and has metrics, as SIGKILL would."""
         save, saved = RunFolder.save_checkpoint, []
 
         class Killed(BaseException):
             pass
 
         def counting(folder, state):
-            if len(saved) == after_checkpoints:
+            if len(saved) >= after_checkpoints and (folder.path / "metrics.csv").exists():
                 raise Killed
             saved.append(save(folder, state))
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(RunFolder, "save_checkpoint", counting)
+            patch.setattr(training, "_DECIDE_SECONDS", 0.0)  # a checkpoint in each iteration
             training.run(config)
         path = only_run(Path(config.runs_dir))
         assert (path / CHECKPOINT).exists() and not (path / "summary.json").exists()
