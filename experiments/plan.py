@@ -26,9 +26,8 @@ def jobs_for(entries: Sequence[Entry]) -> list[Job]:
     UserError: the data is not there, or not the data of the runs that are finished; a part refuses its options.
     """
     wanted = [(entry, _with_known_data(entry, entries)) for entry in entries if entry.run is None]
+    devices = [prepare_torch(config)[0].type for _, config in wanted]  # told before data is read, if one is not there
     datasets: dict[str, Dataset] = {}
-    for _, config in wanted:
-        prepare_torch(config)  # says so if there is no such device, before any data is read
     for _, config in wanted:
         if (key := _data_key(config)) not in datasets:
             datasets[key] = load_dataset(config)
@@ -36,11 +35,11 @@ def jobs_for(entries: Sequence[Entry]) -> list[Job]:
         print("measuring a few iterations of each method ...", file=sys.stderr, flush=True)
     estimates: dict[tuple[str, str], Estimate] = {}
     jobs = []
-    for entry, config in wanted:
+    for (entry, config), device in zip(wanted, devices, strict=True):
         dataset = datasets[_data_key(config)]
         if (entry.task, entry.method) not in estimates:
             estimates[entry.task, entry.method] = estimate(config, dataset)
-        folder = folder_of(config, dataset.sha256, prepare_torch(config)[0].type)
+        folder = folder_of(config, dataset.sha256, device)
         config = replace(config, data_sha256=dataset.sha256)
         jobs.append(Job(config, folder, estimates[entry.task, entry.method]))
     return jobs

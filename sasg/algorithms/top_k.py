@@ -81,13 +81,8 @@ class TopKSelector:
                 for row in rows:
                     self._long_rows[start](part[row], clear, chosen[row], taken[row])
             elif rows:
-                own = part[rows]
-                largest = _largest(np.abs(own), segment.kept)
-                chosen[rows] = largest
-                taken[rows] = np.take_along_axis(own, largest, 1)
-                if clear:
-                    for row in rows:
-                        part[row, chosen[row]] = 0
+                for row, largest in zip(rows, _largest(np.abs(part[rows]), segment.kept), strict=True):
+                    _take_at(part[row], largest, clear, chosen[row], taken[row])
             chosen += start
             start, filled = start + segment.size, filled + segment.kept
         return torch.from_numpy(values), torch.from_numpy(indices)
@@ -120,10 +115,15 @@ class _LongRow:
                 last = np.partition(magnitudes, found - self.kept)[-self.kept]
                 self._take(row, self._positions[:found], magnitudes, last, clear, chosen, values)
                 return
-        chosen[:] = _largest(np.abs(row)[None], self.kept)[0]
-        values[:] = row[chosen]
-        if clear:
-            row[chosen] = 0
+        _take_at(row, _largest(np.abs(row)[None], self.kept)[0], clear, chosen, values)
+
+
+def _take_at(row: np.ndarray, positions: np.ndarray, clear: bool, chosen: np.ndarray, values: np.ndarray) -> None:
+    """Write the `positions` [k] to `chosen`, and the `values` of `row` there; clear: then set them to zero."""
+    chosen[:] = positions
+    values[:] = row[positions]
+    if clear:
+        row[positions] = 0
 
 
 def _largest(magnitudes: np.ndarray, kept: int) -> np.ndarray:

@@ -102,6 +102,10 @@ def rice_parameter(size: int, count: Tensor) -> Tensor:
     return torch.frexp(ratio.double())[1].long().sub(1).clamp(min=0)  # the bit length less one
 
 
+def _rice_bits(gaps: Tensor, parameter: Tensor) -> Tensor:
+    return (gaps >> parameter) + 1 + parameter
+
+
 def _delta_bits(indices: Tensor, count: Tensor | None, segments: tuple[Segment, ...]) -> Tensor:
     if count is None:
         indices = indices.sort(1).values
@@ -109,7 +113,7 @@ def _delta_bits(indices: Tensor, count: Tensor | None, segments: tuple[Segment, 
     else:
         begin, parameter = 0, rice_parameter(segments[0].size, count).unsqueeze(1)
     before = torch.nn.functional.pad(indices[:, :-1] + 1, (1, 0))  # where the gap before each entry begins
-    bits = ((indices - before.clamp(min=begin)) >> parameter) + 1 + parameter
+    bits = _rice_bits(indices - before.clamp(min=begin), parameter)
     return bits.sum(1) if count is None else torch.where(first_entries(count, bits.shape[1]), bits, 0).sum(1)
 
 
@@ -118,8 +122,7 @@ def _delta_bits_of_mask(mask: Tensor, count: Tensor) -> Tensor:
     every = torch.arange(len(mask), device=mask.device)
     last = _running_maximum(torch.where(mask, every, -1))  # the last position up to each entry
     gaps = every - torch.nn.functional.pad(last[:-1], (1, 0), value=-1) - 1
-    parameter = rice_parameter(len(mask), count)
-    return torch.where(mask, (gaps >> parameter) + 1 + parameter, 0).sum()
+    return torch.where(mask, _rice_bits(gaps, rice_parameter(len(mask), count)), 0).sum()
 
 
 def _running_maximum(numbers: Tensor, block: int = 4096) -> Tensor:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from sasg.errors import UserError
-from sasg.report.curves import Series, all_series, settings
-from sasg.report.names import metric_text, task_name
+from sasg.report.curves import TRIGGER_COLUMNS, Series, all_series, settings
+from sasg.report.names import percent, task_name
 from sasg.report.runs import Entry, Run, look_up
-from sasg.report.tables import write_and_show
+from sasg.report.tables import Table
 from sasg.training.run_folder import read_uploads
 
 _CAPTION = "The same runs on a CPU and on a GPU"
@@ -22,7 +22,7 @@ changed no decision. Loss differs by: the relative difference of the first train
 largest over seeds. Rounds: to the baseline, means over the pairs in which both runs cross it. Ratio: GPU / CPU, range
 over pairs.
 """
-_MEANS = ("training_loss", "threshold", "difference_min", "difference_mean", "difference_max")
+_MEANS = ("training_loss", *TRIGGER_COLUMNS)
 HEADER = ["Task", "Method", "Pairs", "Loss differs by", "First decision that differs", "Rounds CPU", "Rounds GPU"]
 HEADER += ["Ratio", "Final accuracy CPU", "Final accuracy GPU"]
 
@@ -84,7 +84,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     if not found:
         return "no configuration was run on a CPU and on a GPU"
     rows = [_cells(row) for row in found]
-    return write_and_show(folder, file, found, HEADER, rows, _CAPTION, _NOTES)
+    return Table(found, HEADER, rows, _CAPTION, _NOTES).write(folder, file)
 
 
 def _numbers(one: Series, entries: Sequence[Entry]) -> dict[str, Any] | None:
@@ -125,6 +125,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['rounds_cpu']:,.0f}" if crossed else "no pair crosses",
         f"{row['rounds_gpu']:,.0f}" if crossed else "no pair crosses",
         f"{row['ratio_minimum']:.2f} to {row['ratio_maximum']:.2f}" if crossed else "",
-        metric_text("top1", row["final_cpu"]),
-        metric_text("top1", row["final_gpu"]),
+        percent(row["final_cpu"]),
+        percent(row["final_gpu"]),
     ]

@@ -13,7 +13,7 @@ from sasg.report.names import METRICS, metric_label, metric_text, task_name
 from sasg.report.panels import gap, legend, line_of
 from sasg.report.runs import Entry, Run
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure, save
-from sasg.report.tables import write_and_show
+from sasg.report.tables import Table
 
 CODE = "delta"
 """The index code of uplink bits here: what an encoder really makes of positions."""
@@ -42,7 +42,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str, reference: str = "g
         f"{METRICS[baseline.metric]} < {baseline.target:g} ({task_name(task)})" for task, baseline in targets.items()
     )
     notes = _NOTES.format(bits=64 if entries[0].config.precision == "fp64" else 32, code=CODE)
-    return write_and_show(folder, file, rows, HEADER, shown, caption, notes)
+    return Table(rows, HEADER, shown, caption, notes).write(folder, file)
 
 
 def _numbers(one: Series) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sasg.report.curves import Series, all_series
 from sasg.report.names import method_name, task_name
 from sasg.report.published import published
 from sasg.report.runs import Entry
-from sasg.report.tables import write_table
+from sasg.report.tables import Table, write_documents
 
 _CAPTION = "Cost of one iteration: the paper's formulas, and what was counted (means over seeds and iterations)"
 _NOTES = """M workers, d parameters, k uploaded values, |S| workers that upload (S in the table). Paper bits are 32 k or
@@ -25,7 +25,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     """Write FILE.md, FILE.csv and FILE.tex; returns what to print."""
     counted = [numbers(one) for one in all_series(entries)]
     rows = [row(one) for one in counted]
-    written = write_table(folder, file, counted, HEADER, rows, _CAPTION, _NOTES)
+    written = write_documents(folder, Table(counted, HEADER, rows, _CAPTION, _NOTES).documents(file))
     return f"written: {', '.join(str(folder / name) for name in written)}"
 
 

@@ -9,7 +9,7 @@ from sasg.report.names import METHODS, METRICS, percent
 from sasg.report.published import published as published_numbers
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import Statistics, over_seeds, paired_ratios
-from sasg.report.tables import as_csv, as_markdown, as_tex, write_documents
+from sasg.report.tables import as_csv, as_markdown, as_tex, write_and_show
 
 NOT_RUN = "not run"
 
@@ -92,7 +92,7 @@ def write(
     }
     if pairs:
         documents[f"{file}_paired.csv"] = as_csv(pairs)
-    return f"{main}\nwritten to {folder}: {', '.join(write_documents(folder, documents))}"
+    return write_and_show(folder, documents, main)
 
 
 def _cells(entries: Sequence[Entry], numbers: dict[tuple[str, str], dict[str, str]]) -> list[Cell]:

@@ -18,6 +18,9 @@ from sasg.training.run_folder import read_uploads
 CODE = "log2"
 """The index code of "real" bits: the fewest whole bits that number the entries of a segment."""
 
+TRIGGER_COLUMNS = ("threshold", "difference_min", "difference_mean", "difference_max")
+"""The columns of the metrics that a trigger fills."""
+
 
 @dataclass(frozen=True)
 class Series:

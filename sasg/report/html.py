@@ -14,7 +14,7 @@ import numpy as np
 from sasg.cluster.ledger import uplink_bits
 from sasg.report import cost_table
 from sasg.report.crossing_table import Cell
-from sasg.report.curves import Series, all_series, frame, metric_of, settings, upload_shares
+from sasg.report.curves import TRIGGER_COLUMNS, Series, all_series, frame, metric_of, settings, upload_shares
 from sasg.report.names import METRICS, method_name, task_name
 from sasg.report.published import published
 from sasg.report.runs import Entry, Run
@@ -26,7 +26,6 @@ _PAGE = Path(__file__).parent / "page"
 _SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond", "v": "triangle-down", "P": "cross"}
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 _COLUMNS = ("iteration", "epoch", "training_loss", "rounds", "paper_bits", "uplink_bits", "real_bits")
-_TRIGGER_COLUMNS = ("threshold", "difference_min", "difference_mean", "difference_max")
 _HEAT_MAP_BINS = 60
 
 Command = Callable[[dict[str, Any]], str | None]
@@ -102,7 +101,7 @@ def _run(run: Run, label: str, command: Command) -> dict[str, Any]:
     table, summary = frame(run), run.summary
     metrics = [name for name in table if name.startswith("top") or name in METRICS]
     table["uplink_bits_int32"] = uplink_bits(table, "int32")
-    columns = [*_COLUMNS, "uplink_bits_int32", *metrics, *(c for c in _TRIGGER_COLUMNS if table[c].notna().any())]
+    columns = [*_COLUMNS, "uplink_bits_int32", *metrics, *(c for c in TRIGGER_COLUMNS if table[c].notna().any())]
     workers = run.identity["cluster"]["workers"]
     times = {name: seconds(table, link, workers).sum(axis=1) for name, link in links().items()}
     return {

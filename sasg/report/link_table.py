@@ -8,7 +8,7 @@ from sasg.report.curves import CODE, Series, all_series
 from sasg.report.names import task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import over_seeds
-from sasg.report.tables import write_and_show
+from sasg.report.tables import Table
 from sasg.report.times import links, seconds_to_baseline
 
 _CAPTION = "To the baseline accuracy, everything counted"
@@ -25,7 +25,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     header = ["Task", "Method", "Uplink bits", "Downlink bits", *(f"Seconds {name}" for name in names), "Runs"]
     found = [_numbers(one, names) for one in all_series(entries)]
     rows = [_cells(row) for row in found]
-    return write_and_show(folder, file, found, header, rows, _CAPTION, _NOTES)
+    return Table(found, header, rows, _CAPTION, _NOTES).write(folder, file)
 
 
 def _numbers(one: Series, names: Sequence[str]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """A table of any runs: a row per task, method and settings, means over the seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import Series, all_series, metric_of
-from sasg.report.names import METRICS, task_name
+from sasg.report.names import METRICS, metric_text, percent, task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import over_seeds
 from sasg.report.times import links, seconds_to_baseline
@@ -28,12 +28,12 @@ def _row(one: Series, link: str | None) -> list[str]:
     done = [run for run in one.runs if run.summary["status"] == "finished"]
     crossings = [run.summary["crossing"] for run in done]
     cells = [
-        _mean([crossing and crossing["rounds"] for crossing in crossings], "{:,.0f}"),
-        _mean([crossing and crossing["paper_bits"] for crossing in crossings], "{:.3E}"),
+        _mean([crossing and crossing["rounds"] for crossing in crossings], "{:,.0f}".format),
+        _mean([crossing and crossing["paper_bits"] for crossing in crossings], "{:.3E}".format),
     ]
     for code in ("int32", "log2"):
-        cells.append(_mean([crossing and uplink_bits(crossing, code) for crossing in crossings], "{:.3E}"))
-    seconds = [_mean([seconds_to_baseline(run, links()[link]) for run in done], "{:,.4g}")] if link else []
+        cells.append(_mean([crossing and uplink_bits(crossing, code) for crossing in crossings], "{:.3E}".format))
+    seconds = [_mean([seconds_to_baseline(run, links()[link]) for run in done], "{:,.4g}".format)] if link else []
     if one.config.task.baseline is None:
         cells, seconds = ([NO_BASELINE] * len(of_baseline) for of_baseline in (cells, seconds))
     runs = f"{len(done)} of {one.num_planned}"
@@ -42,14 +42,13 @@ def _row(one: Series, link: str | None) -> list[str]:
 
 def _at_end(one: Series, done: Sequence[Run]) -> list[str]:
     metric = metric_of([one])
-    form = "{:.2%}" if metric.startswith("top") else "{:.1e} %"
-    accuracy = _mean([run.summary["final"][metric] for run in done], form)
-    accuracy = accuracy.replace("%", f" % {METRICS[metric]}" if metric.startswith("top") else METRICS[metric])
-    return [accuracy, _mean([run.summary["skipped_share"] for run in done], "{:.1%}").replace("%", " %")]
+    finals = [run.summary["final"][metric] for run in done]
+    accuracy = _mean(finals, lambda value: f"{metric_text(metric, value)} {METRICS[metric]}")
+    return [accuracy, _mean([run.summary["skipped_share"] for run in done], lambda share: percent(share, 1))]
 
 
-def _mean(values: Sequence[float | None], form: str) -> str:
+def _mean(values: Sequence[float | None], text: Callable[[float], str]) -> str:
     found = over_seeds(values)
     if not found.n:
         return "not run"
-    return form.format(found.mean) if found.mean is not None else f"{found.n - found.num_missing} of {found.n} cross"
+    return text(found.mean) if found.mean is not None else f"{found.n - found.num_missing} of {found.n} cross"

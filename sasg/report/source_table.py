@@ -9,7 +9,7 @@ import numpy as np
 from sasg.report.curves import Series, all_series
 from sasg.report.names import percent, task_name
 from sasg.report.runs import Entry, Run
-from sasg.report.tables import write_and_show
+from sasg.report.tables import Table
 from sasg.training.run_folder import read_uploads
 
 _CAPTION = "Accuracy and skipped uploads by source"
@@ -28,7 +28,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str, sources: Sequence[s
     header += ["Skipped", *(f"Skipped {name}" for name in names), "Runs"]
     found = [_numbers(one, sources) for one in all_series(entries)]
     rows = [_cells(row, sources) for row in found]
-    return write_and_show(folder, file, found, header, rows, _CAPTION, _NOTES)
+    return Table(found, header, rows, _CAPTION, _NOTES).write(folder, file)
 
 
 def _numbers(one: Series, sources: Sequence[str]) -> dict[str, Any]:

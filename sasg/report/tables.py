@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sasg.training.run_folder import write_text
 
@@ -13,36 +13,31 @@ Row = Sequence[str]
 _TEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "–": "--", "×": r"$\times$"}
 
 
-def write_table(
-    folder: Path,
-    file: str,
-    numbers: Sequence[Mapping[str, Any]],
-    header: Row,
-    rows: Sequence[Row],
-    caption: str,
-    notes: str,
-) -> list[str]:
-    """FILE.csv of the `numbers`, and FILE.md and FILE.tex of the cells in `rows`; their names."""
-    documents = {
-        f"{file}.csv": as_csv(numbers),
-        f"{file}.md": f"# {caption}\n\n{as_markdown(header, rows)}\n{notes}",
-        f"{file}.tex": as_tex(header, rows, file, caption),
-    }
-    return write_documents(folder, documents)
+class Table(NamedTuple):
+    """A table for programs and for readers."""
+
+    numbers: Sequence[Mapping[str, Any]]  # rows of the CSV file
+    header: Row
+    rows: Sequence[Row]
+    caption: str
+    notes: str
+
+    def documents(self, file: str) -> dict[str, str]:
+        """FILE.csv of the numbers, and FILE.md and FILE.tex of the cells in the rows: texts by name."""
+        return {
+            f"{file}.csv": as_csv(self.numbers),
+            f"{file}.md": f"# {self.caption}\n\n{as_markdown(self.header, self.rows)}\n{self.notes}",
+            f"{file}.tex": as_tex(self.header, self.rows, file, self.caption),
+        }
+
+    def write(self, folder: Path, file: str) -> str:
+        """Write its documents; returns what to print."""
+        return write_and_show(folder, self.documents(file), as_markdown(self.header, self.rows))
 
 
-def write_and_show(
-    folder: Path,
-    file: str,
-    numbers: Sequence[Mapping[str, Any]],
-    header: Row,
-    rows: Sequence[Row],
-    caption: str,
-    notes: str,
-) -> str:
-    """`write_table`, and the table as Markdown with the names of what was written: what a report prints."""
-    written = write_table(folder, file, numbers, header, rows, caption, notes)
-    return f"{as_markdown(header, rows)}\nwritten to {folder}: {', '.join(written)}"
+def write_and_show(folder: Path, documents: Mapping[str, str], table: str) -> str:
+    """Write texts by name; returns what to print: the Markdown `table`, and the names."""
+    return f"{table}\nwritten to {folder}: {', '.join(write_documents(folder, documents))}"
 
 
 def write_documents(folder: Path, documents: Mapping[str, str]) -> list[str]:

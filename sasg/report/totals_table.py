@@ -10,7 +10,7 @@ from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import CODE, Series, all_series, metric_of
 from sasg.report.names import METRICS, percent, task_name
 from sasg.report.runs import Entry, Run
-from sasg.report.tables import as_csv, as_markdown, write_documents
+from sasg.report.tables import as_csv, as_markdown, write_and_show
 
 HEADER = ["Task", "Method", "Iterations", "Rounds", "Share of rounds", "Uplink bits", "Downlink bits", "Final accuracy"]
 HEADER += ["Training seconds", "Runs"]
@@ -38,7 +38,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
         f"{file}.csv": as_csv(counted),
         f"{file}.md": f"# Cost and accuracy of whole runs\n\n{table}\n{_NOTES}",
     }
-    return f"{table}\nwritten to {folder}: {', '.join(write_documents(folder, documents))}"
+    return write_and_show(folder, documents, table)
 
 
 def numbers(one: Series) -> dict[str, Any]:

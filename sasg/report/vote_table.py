@@ -12,7 +12,7 @@ from sasg.report.names import method_name, percent, task_name
 from sasg.report.published import published
 from sasg.report.runs import Entry, Run
 from sasg.report.statistics import over_seeds
-from sasg.report.tables import write_and_show
+from sasg.report.tables import Table
 
 CODES = ("log2", "delta", "entropy")
 _CAPTION = "Majority voting: compression of the uplink, against 32 d H bits for the H mini-batches of an iteration"
@@ -72,7 +72,7 @@ def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     named = {row["method"] for row in found}
     found += [_published_row(name, row) for (_, name), row in published("majority_vote").items() if name not in named]
     rows = [_cells(row) for row in found]
-    return write_and_show(folder, file, found, HEADER, rows, _CAPTION, _NOTES)
+    return Table(found, HEADER, rows, _CAPTION, _NOTES).write(folder, file)
 
 
 def numbers(one: Series) -> dict[str, Any]:
