@@ -4,11 +4,18 @@ Which rows these are depends on data. On a GPU they are masks, or kernels look a
 waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped.
 """
 
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+Products = dict[int, tuple[Tensor, Tensor]]
+"""start -> left [W, B, o], right [W, B, i]: left[m]^T right[m] belongs to entries start, start + 1, ... of row m."""
+
+Leave = Callable[[int, int, int], bool]
+"""(start, size o * i, number of terms B) of a product -> whether somebody else adds it."""
 
 
 def sending(sent: Tensor | None, num_held: int) -> list[int]:

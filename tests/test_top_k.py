@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from sasg.algorithms import scan
+from sasg.algorithms.algorithm import Workspace
+from sasg.algorithms.compressors import TopK
+from sasg.algorithms.feedback import ErrorMemory
 from sasg.algorithms.top_k import TopKSelector
-from sasg.cluster import Segment
+from sasg.cluster import Segment, SimulatedCluster
+from sasg.problem.gradients import DenseGradients
+from sasg.problem.gradients.gradients import FactoredGradients, Factors
 
 SEGMENTS = (Segment(90_000, 900), Segment(512, 5), Segment(67_000, 1), Segment(10, 10), Segment(3, 1))
 
@@ -35,8 +40,9 @@ def cases():
     yield "heavy tails", np.sign(normal) * np.exp(6 * normal)
     blocks = np.repeat(generator.standard_normal((4, normal.shape[1] // 50 + 1)), 50, axis=1)[:, : normal.shape[1]]
     yield "equal neighbours", blocks
-    yield "hidden from a strided sample", np.where(np.arange(normal.shape[1]) % 101 == 0, 0.0, normal)
-    yield "seen by a strided sample", np.where(np.arange(normal.shape[1]) % 101 == 0, 100.0, normal)
+    sampled = np.arange(normal.shape[1]) % (101 * 16) < 16  # in the first segment
+    yield "hidden from the sample", np.where(sampled, 0.0, normal)
+    yield "seen by the sample", np.where(sampled, 100.0, normal)
     yield "infinite", np.where(np.arange(normal.shape[1]) % 997 == 0, np.inf, normal)
 
 
@@ -80,18 +86,25 @@ def test_an_entry_that_is_no_number_beside_a_tie():
     assert indices.tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name, array", list(cases()), ids=[name for name, _ in cases()])
-def test_the_scan_is_the_same_without_numba(name, array, monkeypatch):
+@pytest.fixture
+def plain(monkeypatch):
+    """The functions of `scan` as they are where numba is not installed."""
     monkeypatch.setitem(sys.modules, "numba", None)  # an import fails
-    plain = SimpleNamespace(**runpy.run_path(scan.__file__))
-    assert plain.take is not scan.take and hasattr(scan.take, "py_func") and hasattr(scan.at_least, "py_func")
+    functions = SimpleNamespace(**runpy.run_path(scan.__file__))
+    assert not functions.MAX_TERMS and not hasattr(functions.take, "py_func") and hasattr(scan.take, "py_func")
+    return functions
+
+
+@pytest.mark.parametrize("name, array", list(cases()), ids=[name for name, _ in cases()])
+def test_the_scan_is_the_same_without_numba(name, array, plain):
+    row = np.ascontiguousarray(array[0, :-3])
+    left, right = np.empty((0, -(-len(row) // 4099))), np.empty((0, 4099))  # the last line is shorter
     found = []
     for functions in (plain, scan):
-        row = np.ascontiguousarray(array[0, :-3])
-        mask, positions = np.zeros(-(-len(row) // 8) * 8, dtype=np.uint8), np.empty(len(row) + 8, dtype=np.int64)
-        magnitudes = np.empty(len(row))
-        number = functions.at_least(row, 1.0, mask, positions, magnitudes)
-        positions, magnitudes = positions[:number].copy(), magnitudes[:number].copy()
+        sample = np.empty(scan.sample_size(len(row)))
+        assert functions.sample(0)(row, left, right, sample) == len(sample)
+        assert np.isin(sample, np.abs(row)).all()
+        positions, magnitudes, number = at_least(functions, row, left, right, 1.0)
         assert np.array_equal(positions, np.flatnonzero(np.abs(row) >= 1.0))
         assert np.array_equal(magnitudes, np.abs(row[positions]))
         found.append([positions])
@@ -104,3 +117,54 @@ def test_the_scan_is_the_same_without_numba(name, array, monkeypatch):
             assert np.array_equal(values, row[chosen])
             found[-1].append(chosen)
     assert all(map(np.array_equal, *found)) and len(found[0]) == len(found[1])
+
+
+def at_least(functions, row, left, right, threshold):
+    """What it writes, and how many; with buffers full of something else."""
+    size = -(-right.shape[1] // 8) * 8
+    mask, nonzero = np.full(size, 255, dtype=np.uint8), np.full(size, -7)
+    positions, magnitudes = np.full(len(row), -7), np.full_like(row, -7)
+    number = functions.at_least(len(left))(row, left, right, threshold, mask, nonzero, positions, magnitudes)
+    return positions[:number], magnitudes[:number], number
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("num_terms, lines, width", [(1, 800, 101), (3, 10_000, 7), (10, 113, 784), (12, 40, 5003)])
+def test_a_product_is_added_while_a_row_is_read(num_terms, lines, width, dtype):
+    generator = np.random.default_rng(1)
+    left, right = (generator.standard_normal((num_terms, n)).astype(dtype) for n in (lines, width))
+    before = generator.standard_normal(lines * width).astype(dtype)
+    expected = before + (left.T.astype(np.float64) @ right).ravel()
+    row = before.copy()
+    sample = np.full(scan.sample_size(len(row)), np.nan, dtype)
+    sampled = sample[: scan.sample(num_terms)(row, left, right, sample)]
+    assert np.array_equal(row, before) and len(sampled) > len(row) / 400
+    positions, magnitudes, _ = at_least(scan, row, left, right, dtype(2))
+    np.testing.assert_allclose(row, expected, rtol=0, atol=40 * np.finfo(dtype).eps * num_terms)
+    assert np.array_equal(positions, np.flatnonzero(np.abs(row) >= 2))
+    assert np.array_equal(magnitudes, np.abs(row[positions]))
+    assert np.isin(sampled, np.abs(row)).all()
+
+
+@pytest.mark.parametrize("scope", ["tensor", "vector"])
+@pytest.mark.parametrize("batch", [5, 20])  # products that are added here, and that are not
+def test_an_error_memory_takes_the_same_from_products_as_from_gradients(batch, scope):
+    generator = torch.Generator().manual_seed(2)
+    x, delta = (torch.randn(3, batch, n, generator=generator) for n in (300, 250))
+    gradients = FactoredGradients([Factors(x, delta, 0, 75_000)], 75_250)
+    sent, step_size = torch.tensor([True, False, True]), torch.tensor(0.1)
+    rows, uploads = [], []
+    for given in (gradients, DenseGradients(gradients.dense())):
+        compressor, feedback = TopK(0.01, scope), ErrorMemory()
+        workspace = Workspace((75_000, 250), SimulatedCluster(3, torch.device("cpu")), torch.device("cpu"), x.dtype, 1)
+        for part in (compressor, feedback):
+            part.setup(workspace)
+        for _ in range(3):
+            payload = feedback(given, step_size, compressor, sent)
+        rows.append(feedback.memory)
+        uploads.append(payload)
+    own, others = uploads
+    assert torch.equal(own.indices, others.indices)
+    torch.testing.assert_close(own.values, others.values)
+    torch.testing.assert_close(*rows)
+    assert not rows[0][1].any() and not rows[0][0][own.indices[0]].any() and rows[0][0].any()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sasg.cluster import Cluster
 from sasg.errors import UserError
+from sasg.rows import Leave, Products
 
 Schedule = Callable[[int], float]
 """epoch (0-based) -> step size of a server that sums the workers' updates."""
@@ -25,8 +26,11 @@ class Gradients(Protocol):
     def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
         """target[m] = scale * g_m for the rows that send; target [W, d], scale a scalar. On a GPU others may change."""
 
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar."""
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
+        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar.
+
+        leave: which parts are not added where they are products; these are returned instead.
+        """
 
     def dense(self) -> Tensor:
         """All rows, [W, d]."""

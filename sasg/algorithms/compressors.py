@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Part, Workspace
+from sasg.algorithms.algorithm import Gradients, Part, Workspace
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Payload, Segment
 from sasg.errors import UserError
@@ -19,8 +19,12 @@ class Compressor(Part):
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         """The payloads of `vectors` [W, d]; rows that do not send may hold anything finite."""
 
-    def take_(self, vectors: Tensor, sent: Tensor | None) -> Payload:
-        """The payloads of `vectors` [W, d], subtracted from the rows that send: what remains is not transmitted."""
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
+        """Add scale * gradients to `vectors` [W, d], and take their payloads out of them, in the rows that send.
+
+        What remains is not transmitted.
+        """
+        gradients.add_(vectors, scale, sent)
         payload = self(vectors, sent)
         values = payload.uploaded(sent)
         if payload.indices is None:
@@ -36,7 +40,7 @@ class Identity(Compressor):
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         return Payload(vectors)
 
-    def take_(self, vectors: Tensor, sent: Tensor | None) -> Payload:
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
         raise UserError("identity transmits everything: use it without error memory")
 
 
@@ -64,5 +68,6 @@ class TopK(Compressor):
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         return Payload(*self._select(vectors, sent), self.segments)
 
-    def take_(self, vectors: Tensor, sent: Tensor | None) -> Payload:
-        return Payload(*self._select(vectors, sent, clear=True), self.segments)
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
+        products = gradients.add_(vectors, scale, sent, leave=self._select.can_add)
+        return Payload(*self._select(vectors, sent, clear=True, products=products), self.segments)

@@ -46,5 +46,4 @@ class ErrorMemory(Feedback):
         self.memory = workspace.zeros(workspace.num_held, workspace.num_parameters)
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
-        gradients.add_(self.memory, step_size, sent)  # the memory becomes v in place
-        return compressor.take_(self.memory, sent)
+        return compressor.take_(self.memory, sent, gradients, step_size)  # the memory becomes v in place, then e

@@ -1,18 +1,51 @@
-"""Passes over a long row on the CPU, compiled by numba where it is installed."""
+"""Passes over a row on the CPU, compiled by numba where it is installed.
+
+A row [n] is seen as lines of equal width, the last one may be shorter. While it is read, a matrix product can be added
+to it: line l grows by sum_b left[b, l] * right[b] for left [B, lines] and right [B, width]. With B = 0 nothing is
+added. Memory traffic decides the time, and this way a gradient is added and looked through in one pass.
+"""
+
+from functools import cache
 
 import numpy as np
+
+_SAMPLED = 16  # neighbours, a cache line of float32, are sampled
+_STRIDE = 101 * _SAMPLED  # once in so many entries
+
+
+def sample_size(n: int) -> int:
+    """How many magnitudes `sample` writes at most."""
+    return n // _STRIDE * _SAMPLED
+
 
 try:
     from numba import njit
 except ImportError:  # the same results, in more passes
+    MAX_TERMS = 0  # nothing can be added
 
-    def at_least(row, threshold, mask, positions, magnitudes):
-        """Write the ascending positions i of `row` [n] with |row[i]| >= threshold, and |row[i]|; their number.
+    def sample(num_terms):
+        """The function (row, left, right, magnitudes): write some |row[i]| as they will be; their number.
 
-        mask: [n rounded up to 8] uint8, zero behind n; positions: int64 [len(mask)]; magnitudes: [n], of the type of
-        `row`. All three are overwritten.
+        num_terms: B. magnitudes: [sample_size(n)], of the type of `row`.
         """
-        found = np.flatnonzero(np.abs(row) >= threshold)
+        return _sample
+
+    def _sample(row, left, right, magnitudes):
+        lines = np.abs(row[: len(row) // _STRIDE * _STRIDE].reshape(-1, _STRIDE)[:, :_SAMPLED])
+        magnitudes[:] = lines.ravel()
+        return len(magnitudes)
+
+    def at_least(num_terms):
+        """The function (row, left, right, threshold, mask, nonzero, positions, magnitudes): add, and find the large.
+
+        It writes the ascending positions i with |row[i]| >= threshold (or NaN), and |row[i]|; their number.
+        num_terms: B. mask: [width rounded up to 8] uint8, nonzero: [width rounded up to 8] int64, both overwritten;
+        positions: [n] int64; magnitudes: [n], of the type of `row`.
+        """
+        return _at_least
+
+    def _at_least(row, left, right, threshold, mask, nonzero, positions, magnitudes):
+        found = np.flatnonzero(~(np.abs(row) < threshold))
         positions[: len(found)] = found
         magnitudes[: len(found)] = np.abs(row[found])
         return len(found)
@@ -22,7 +55,7 @@ except ImportError:  # the same results, in more passes
 
         last: the k-th largest magnitude; of those that equal it the first are taken. clear: set `row` to zero there.
         """
-        above, equal = magnitudes > last, magnitudes == last
+        above, equal = ~(magnitudes <= last), magnitudes == last
         equal &= np.cumsum(equal) <= len(chosen) - np.count_nonzero(above)
         chosen[:] = positions[above | equal]
         values[:] = row[chosen]
@@ -30,36 +63,77 @@ except ImportError:  # the same results, in more passes
             row[chosen] = 0
 
 else:
+    MAX_TERMS = 12  # beyond, BLAS is faster; far beyond, the sum is no longer compiled to vector instructions
     _BYTES = np.uint64(0x0001020304050607)  # times 2^(8 i) it has i in its highest byte
 
-    @njit(cache=True)
-    def at_least(row, threshold, mask, positions, magnitudes):
-        for i in range(len(row)):  # a loop that compiles to vector instructions
-            mask[i] = abs(row[i]) >= threshold
-        words = mask.view(np.uint64)  # eight flags at a time: most words are zero
-        nonzero = positions[len(positions) - len(words) :]  # read before it is overwritten: at most 8 entries a word
-        num_nonzero = 0
-        for word in range(len(words)):  # without branches, which could not be predicted
-            nonzero[num_nonzero] = word
-            num_nonzero += words[word] != 0
-        num_found = 0
-        for k in range(num_nonzero):
-            word = nonzero[k]
-            flags = words[word]
-            while flags != 0:
-                lowest = flags & (~flags + np.uint64(1))
-                i = 8 * word + np.int64((lowest * _BYTES) >> np.uint64(56))
-                positions[num_found] = i
-                magnitudes[num_found] = abs(row[i])
-                num_found += 1
-                flags ^= lowest
-        return num_found
+    @cache
+    def sample(num_terms):
+        @njit(cache=True, fastmath={"contract"})
+        def compiled(row, left, right, magnitudes):
+            width = right.shape[1]
+            size = min(_SAMPLED, width)
+            filled = 0
+            for start in range(0, len(row) - _STRIDE + 1, _STRIDE):
+                line = start // width
+                first = min(start - line * width, width - size)  # all of them in one line
+                part = row[line * width + first : line * width + first + size]
+                written = magnitudes[filled : filled + size]
+                for j in range(size):
+                    value = part[j]
+                    if num_terms:
+                        term = row.dtype.type(0)
+                        for b in range(num_terms):
+                            term += left[b, line] * right[b, first + j]
+                        value += term
+                    written[j] = abs(value)
+                filled += size
+            return filled
+
+        return compiled
+
+    @cache
+    def at_least(num_terms):
+        @njit(cache=True, fastmath={"contract"})  # products and sums are rounded once, as in BLAS
+        def compiled(row, left, right, threshold, mask, nonzero, positions, magnitudes):
+            width = right.shape[1]
+            words = mask.view(np.uint64)  # eight flags at a time: most words are zero
+            num_found = 0
+            for line in range(left.shape[1]):
+                start = line * width
+                part = row[start : start + width]
+                for j in range(len(part)):  # a loop that compiles to vector instructions
+                    value = part[j]
+                    if num_terms:
+                        term = row.dtype.type(0)
+                        for b in range(num_terms):  # a constant number: no loop
+                            term += left[b, line] * right[b, j]
+                        value += term
+                        part[j] = value
+                    mask[j] = not abs(value) < threshold  # NaN is large
+                mask[len(part) :] = 0
+                num_nonzero = 0
+                for word in range(len(words)):  # without branches, which could not be predicted
+                    nonzero[num_nonzero] = word
+                    num_nonzero += words[word] != 0
+                for k in range(num_nonzero):
+                    word = nonzero[k]
+                    flags = words[word]
+                    while flags != 0:
+                        lowest = flags & (~flags + np.uint64(1))
+                        j = 8 * word + np.int64((lowest * _BYTES) >> np.uint64(56))
+                        positions[num_found] = start + j
+                        magnitudes[num_found] = abs(part[j])
+                        num_found += 1
+                        flags ^= lowest
+            return num_found
+
+        return compiled
 
     @njit(cache=True)
     def take(row, positions, magnitudes, last, clear, chosen, values):
         num_equal = len(chosen)  # how many that equal `last` are taken
         for magnitude in magnitudes:
-            num_equal -= magnitude > last
+            num_equal -= not magnitude <= last
         filled = 0
         for k in range(len(positions)):
             if filled == len(chosen):
@@ -67,7 +141,7 @@ else:
             chosen[filled] = positions[k]
             equal = (magnitudes[k] == last) & (num_equal > 0)
             num_equal -= equal
-            filled += (magnitudes[k] > last) | equal
+            filled += equal | (not magnitudes[k] <= last)
         for k in range(len(chosen)):
             values[k] = row[chosen[k]]
             if clear:

@@ -1,14 +1,19 @@
 """Exact top-k by magnitude, ties to the lowest index."""
 
+from functools import cache
+from itertools import accumulate
+from types import ModuleType
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sasg.cluster import Segment
-from sasg.rows import has_kernels, sending
+from sasg.rows import Products, has_kernels, sending
 
-_SMALL = 65_536  # segments up to this size are selected for all rows at once
-_STRIDE = 101  # one entry in so many is sampled
+_SMALL = 65_536  # longer segments are thinned before the selection
+_SURPLUS = 1.6  # how many times as many as are kept the threshold should let through
+_LINE = 4096  # entries that are looked through at once
 
 
 class TopKSelector:
@@ -16,26 +21,34 @@ class TopKSelector:
 
     The result is exact, and the same on every device: among equal magnitudes the lowest index wins (ties
     are real on MNIST, where equal pixels give equal gradient entries). What is not a number, in a run that
-    diverges, counts as infinite or is left out.
+    diverges, counts as the largest; among too many of them any may be chosen.
     """
 
     def __init__(self, segments: tuple[Segment, ...]):
         self.segments = segments
         self._kernels = None  # on a GPU
-        self._long_rows: dict[int, _LongRow] = {}  # by the segment's start
+        self._selections: dict[int, _Selection] = {}  # on a CPU, by the segment's start
 
-    def __call__(self, vectors: Tensor, sent: Tensor | None, clear: bool = False) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, vectors: Tensor, sent: Tensor | None, clear: bool = False, products: Products | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Values and positions [W, K] of `vectors` [W, d], positions ascending in each segment.
 
         Rows that do not send are not looked at and hold something finite. On a GPU the next call overwrites the result.
-        clear: set what is selected to zero in `vectors`.
+        clear: set what is selected to zero in `vectors`. products: that it `can_add`, to the rows that send, first.
         """
         if not vectors.is_cuda:
-            return self._on_cpu(vectors, sent, clear)
+            return self._on_cpu(vectors, sent, clear, products or {})
         values, indices = self._on_gpu(vectors, sent)
         if clear:
             self._clear_on_gpu(vectors, indices, sent)
         return values, indices
+
+    def can_add(self, start: int, size: int, num_terms: int) -> bool:
+        """Whether products of so many terms are added here to `size` entries from `start` on, while these are read."""
+        starts = accumulate((segment.size for segment in self.segments), initial=0)
+        is_segment = any(at == start and s.size == size and _is_long(s) for at, s in zip(starts, self.segments))
+        return is_segment and num_terms <= _scan().MAX_TERMS
 
     def _on_gpu(self, vectors: Tensor, sent: Tensor | None) -> tuple[Tensor, Tensor]:
         if not has_kernels(vectors):
@@ -66,78 +79,87 @@ class TopKSelector:
         indices = torch.cat(positions, dim=1)
         return vectors.gather(1, indices), indices
 
-    def _on_cpu(self, vectors: Tensor, sent: Tensor | None, clear: bool) -> tuple[Tensor, Tensor]:
+    def _on_cpu(
+        self, vectors: Tensor, sent: Tensor | None, clear: bool, products: Products
+    ) -> tuple[Tensor, Tensor]:
         rows = sending(sent, len(vectors))
         array = vectors.numpy()
         indices = np.zeros((len(vectors), sum(segment.kept for segment in self.segments)), dtype=np.int64)
         values = np.zeros(indices.shape, array.dtype)
         start = filled = 0
         for segment in self.segments:
+            if start not in self._selections:
+                self._selections[start] = _Selection(segment, array.dtype)
             part = array[:, start : start + segment.size]
             chosen, taken = (whole[:, filled : filled + segment.kept] for whole in (indices, values))
-            if segment.kept < segment.size and segment.size > _SMALL:
-                if start not in self._long_rows:
-                    self._long_rows[start] = _LongRow(segment.size, segment.kept, array.dtype)
-                for row in rows:
-                    self._long_rows[start](part[row], clear, chosen[row], taken[row])
-            elif rows:
-                for row, largest in zip(rows, _largest(np.abs(part[rows]), segment.kept), strict=True):
-                    _take_at(part[row], largest, clear, chosen[row], taken[row])
+            factors = [factor.numpy() for factor in products.get(start, ())]
+            for row in rows:
+                product = [factor[row] for factor in factors]
+                self._selections[start](part[row], product, clear, chosen[row], taken[row])
             chosen += start
             start, filled = start + segment.size, filled + segment.kept
         return torch.from_numpy(values), torch.from_numpy(indices)
 
 
-class _LongRow:
-    """`_largest` for one long row [n], thinned first by a threshold that a sample suggests.
+class _Selection:
+    """From one segment [n] of a row, on the CPU.
 
-    Its buffers are kept: memory that is new every time costs more than the comparisons.
+    Buffers are kept: memory that is new every time costs more than the comparisons.
     """
 
-    def __init__(self, size: int, kept: int, dtype: np.dtype):
-        from sasg.algorithms import scan  # which compiles, if it has to
+    def __init__(self, segment: Segment, dtype: np.dtype):
+        self._scan = _scan()
+        self._kept, self._is_long = segment.kept, _is_long(segment)
+        self._sample = np.empty(self._scan.sample_size(segment.size), dtype)
+        self._mask = np.empty(segment.size + 8, dtype=np.uint8)
+        self._nonzero = np.empty(len(self._mask) // 8, dtype=np.int64)
+        self._positions = np.empty(segment.size, dtype=np.int64)
+        self._magnitudes = np.empty(segment.size, dtype)
+        line = min(segment.size, _LINE)
+        self._nothing = [np.empty((0, -(-segment.size // line)), dtype), np.empty((0, line), dtype)]
 
-        self.kept = kept
-        self._at_least, self._take = scan.at_least, scan.take
-        self._mask = np.zeros(-(-size // 8) * 8, dtype=np.uint8)
-        self._positions = np.empty(len(self._mask), dtype=np.int64)
-        self._magnitudes = np.empty(size, dtype)
+    def __call__(
+        self, row: np.ndarray, product: list[np.ndarray], clear: bool, chosen: np.ndarray, values: np.ndarray
+    ) -> None:
+        """Write the ascending indices `chosen` [kept] and the `values` there; clear: then set them to zero.
 
-    def __call__(self, row: np.ndarray, clear: bool, chosen: np.ndarray, values: np.ndarray) -> None:
-        """Write the ascending indices `chosen` [kept] and the `values` there; clear: then set them to zero."""
-        sample = np.abs(row[::_STRIDE])
-        for surplus in (1.3, 4.0):  # how many times `kept` the threshold should let through
-            rank = len(sample) - min(len(sample), int(surplus * self.kept / _STRIDE) + 8)
-            threshold = np.partition(sample, rank)[rank]
-            found = self._at_least(row, threshold, self._mask, self._positions, self._magnitudes)
-            if found >= self.kept:
-                magnitudes = self._magnitudes[:found]
-                last = np.partition(magnitudes, found - self.kept)[-self.kept]
-                self._take(row, self._positions[:found], magnitudes, last, clear, chosen, values)
-                return
-        _take_at(row, _largest(np.abs(row)[None], self.kept)[0], clear, chosen, values)
+        product: [left [B, o], right [B, i]] or []; left^T right is added to a long `row` [o * i] first.
+        """
+        left, right = product or self._nothing
+        found = self._at_least(self._threshold(row, left, right), row, left, right)
+        positions, magnitudes = self._positions[:found], self._magnitudes[:found]
+        if found < self._kept:  # the sample misled
+            positions, magnitudes = np.arange(len(row)), np.abs(row)
+        last = _at_rank(magnitudes, self._kept)
+        self._scan.take(row, positions, magnitudes, last, clear, chosen, values)
+
+    def _threshold(self, row: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
+        """What `kept` magnitudes, and not many more, reach when the product is added; of a long row an estimate."""
+        if not self._is_long:
+            return _at_rank(np.abs(row), self._kept)
+        size = self._scan.sample(len(left))(row, left, right, self._sample)
+        return _at_rank(self._sample[:size], int(_SURPLUS * self._kept * size / len(row)) + 9)
+
+    def _at_least(self, threshold: float, row: np.ndarray, left: np.ndarray, right: np.ndarray) -> int:
+        mask = self._mask[: -(-right.shape[1] // 8) * 8]
+        return self._scan.at_least(len(left))(
+            row, left, right, threshold, mask, self._nonzero, self._positions, self._magnitudes
+        )
 
 
-def _take_at(row: np.ndarray, positions: np.ndarray, clear: bool, chosen: np.ndarray, values: np.ndarray) -> None:
-    """Write the `positions` [k] to `chosen`, and the `values` of `row` there; clear: then set them to zero."""
-    chosen[:] = positions
-    values[:] = row[positions]
-    if clear:
-        row[positions] = 0
+def _at_rank(magnitudes: np.ndarray, rank: int) -> float:
+    """The rank-th largest, from 1."""
+    place = max(0, len(magnitudes) - rank)
+    return np.partition(magnitudes, place)[place]
 
 
-def _largest(magnitudes: np.ndarray, kept: int) -> np.ndarray:
-    """Ascending indices [R, kept] of the largest entries of each row [R, n]; ties to the lowest index."""
-    n = magnitudes.shape[1]
-    if kept == n:
-        return np.broadcast_to(np.arange(n), magnitudes.shape)
-    if np.isnan(magnitudes).any():
-        magnitudes = np.where(np.isnan(magnitudes), np.inf, magnitudes)
-    last = np.partition(magnitudes, n - kept, axis=1)[:, n - kept, None]
-    chosen = magnitudes >= last
-    surplus = np.count_nonzero(chosen, axis=1, keepdims=True) - kept
-    if surplus.any():  # ties at the last
-        equal = magnitudes == last
-        left_out = np.cumsum(equal, axis=1) > np.count_nonzero(equal, axis=1, keepdims=True) - surplus
-        chosen &= ~(equal & left_out)
-    return np.nonzero(chosen)[1].reshape(len(magnitudes), kept)
+def _is_long(segment: Segment) -> bool:
+    return segment.kept < segment.size and segment.size > _SMALL
+
+
+@cache
+def _scan() -> ModuleType:
+    """The passes over a row; which compiles them, if it has to."""
+    from sasg.algorithms import scan
+
+    return scan

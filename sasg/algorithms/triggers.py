@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Gradients, Oracle, Part, Schedule, Workspace
 from sasg.errors import UserError
+from sasg.rows import copy_rows_
 
 
 class Trigger(Part):
@@ -98,10 +99,11 @@ class PastIterates(LazyDecision):
         super().setup(workspace)
         self.past = workspace.zeros(self.longest_silence + 2, workspace.num_parameters)  # a ring, w^k in row k % length
         self.comparison = torch.zeros_like(self.staleness)  # the row of w^(k_m)
+        self._slots = torch.arange(len(self.past), device=workspace.device)
 
     def _remember(self, sent: Tensor, parameters: Tensor) -> None:
         newest = self.iteration % len(self.past)
-        self.past.index_copy_(0, newest.unsqueeze(0), parameters.unsqueeze(0))
+        copy_rows_(self.past, parameters, self._slots == newest)
         self.comparison.copy_(torch.where(sent, newest, self.comparison))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sasg.rows import has_kernels, sending
+from sasg.rows import Leave, Products, has_kernels, sending
 
 
 class Gradients(ABC):
@@ -21,8 +21,11 @@ class Gradients(ABC):
         """target[m] = scale * g_m for the rows that send; target [W, d], scale a scalar. On a GPU others may change."""
 
     @abstractmethod
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar."""
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
+        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar.
+
+        leave: which parts are not added where they are products; these are returned instead.
+        """
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -49,12 +52,13 @@ class DenseGradients(Gradients):
             for m in sending(sent, len(target)):
                 torch.mul(self.values[m], scale, out=target[m])
 
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
         if target.is_cuda:
             target.addcmul_(self.values, scale if sent is None else torch.where(sent, scale, 0).unsqueeze(1))
         else:
             for m in sending(sent, len(target)):
                 target[m].add_(self.values[m], alpha=float(scale))
+        return {}
 
     def dense(self) -> Tensor:
         return self.values
@@ -101,8 +105,8 @@ class FactoredGradients(Gradients):
     def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
         self._accumulate(target, scale, sent, keep=0)
 
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        self._accumulate(target, scale, sent, keep=1)
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
+        return self._accumulate(target, scale, sent, keep=1, leave=leave)
 
     def dense(self) -> Tensor:
         like = self.factors[0].x
@@ -119,14 +123,23 @@ class FactoredGradients(Gradients):
         factors = [replace(f, x=spread(f.x), delta=spread(f.delta)) for f in self.factors]
         return FactoredGradients(factors, self.num_parameters)
 
-    def _accumulate(self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: int) -> None:
+    def _accumulate(
+        self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: int, leave: Leave | None = None
+    ) -> Products:
+        products: Products = {}
         for f in self.factors:
             delta = f.delta * scale
             totals = delta.sum(1)
             shape = (delta.shape[2], f.x.shape[2])
+            size = shape[0] * shape[1]
+            leaves = leave is not None and leave(f.weight_offset, size, delta.shape[1])
+            if leaves:
+                products[f.weight_offset] = delta.contiguous(), f.x.contiguous()
             for m in sending(sent, len(target)):
-                weight = target[m, f.weight_offset : f.weight_offset + shape[0] * shape[1]].view(shape)
-                torch.addmm(weight, delta[m].t(), f.x[m], beta=keep, out=weight)
+                if not leaves:
+                    weight = target[m, f.weight_offset : f.weight_offset + size].view(shape)
+                    torch.addmm(weight, delta[m].t(), f.x[m], beta=keep, out=weight)
                 if f.bias_offset is not None:
                     bias = target[m, f.bias_offset : f.bias_offset + shape[0]]
                     bias.add_(totals[m]) if keep else bias.copy_(totals[m])
+        return products
