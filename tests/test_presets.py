@@ -15,7 +15,7 @@ from sasg.cluster import SimulatedCluster
 from sasg.config import Config
 from sasg.problem.gradients import DenseGradients
 from sasg.problem.normalisation import RunningStatistics
-from sasg.problem.problem import load_dataset
+from sasg.problem.problem import build_model, load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.schedule import StepSchedule
 from sasg.training.trainer import Trainer
@@ -121,6 +121,23 @@ class TestSwitches:
             for statistics in batch if update == "sequential" else [batch.mean(0)]:
                 expected = 0.9 * expected + 0.1 * statistics
         assert torch.allclose(running.share, expected, rtol=1e-12)
+
+    @pytest.mark.parametrize("update", ["sequential", "mean"])
+    def test_batchnorm_of_groups(self, update):
+        """Each group's statistics are those that its workers would have alone, also where processes share them."""
+        model = nn.Sequential(nn.BatchNorm2d(2))
+        groups = [range(4), [1, 3], [0, 2]]
+        parts = [RunningStatistics(model, 4, held, update, groups) for held in (range(3), range(3, 4))]
+        alone = [RunningStatistics(model, len(group), range(len(group)), update) for group in groups]
+        for batch in torch.rand(3, 4, 4, dtype=torch.float64):
+            for part, held in zip(parts, (batch[:3], batch[3:])):
+                part.update(held)
+            for running, group in zip(alone, groups):
+                running.update(batch[list(group)])
+        found = parts[0].totals(lambda share: share + parts[1].share)
+        for own, running in zip(found, alone, strict=True):
+            torch.testing.assert_close(own, running.totals(lambda share: share)[0], rtol=1e-12, atol=0)
+        assert not torch.allclose(found[1]["0.running_mean"], found[2]["0.running_mean"])
 
     @pytest.mark.parametrize("algorithm", ["sgd", "sasg"])
     def test_reduction(self, algorithm):
@@ -303,6 +320,33 @@ class TestHeterogeneous:
         row, _ = trained.evaluate()
         assert row["top1"] == pytest.approx((row["top1_cifar10"] + row["top1_mnist"]) / 2)
         assert {"top1_cifar10", "top1_mnist", "top5"} <= row.keys()
+
+    def test_accuracies_with_the_running_statistics_of_each_source(self, root):
+        """They are what torch's own BatchNorm gives that has seen the batches of these workers alone."""
+        overrides = [f"data.root={root}", "model.width=4", "task.batch_size=4", "task.step_size=1e-9"]
+        trained = trainer("task=heterogeneous", *overrides)
+        cfg = config("task=heterogeneous", *overrides)
+        nets = [build_model(cfg, trained.problem.dataset) for _ in range(2)]
+        for _ in range(4):  # an epoch, in which next to nothing is learnt
+            trained.run_iteration()
+        for iteration in range(4):
+            x, _ = trained.problem.batches.batch(torch.tensor(iteration))
+            for worker in range(10):
+                nets[worker % 2].train()(x[worker])
+        row, _ = trained.evaluate()
+        for source, net in zip(("cifar10", "mnist"), nets):
+            hits = []
+            for x, y, sources in trained.problem.batches.evaluation(50):
+                chosen = sources == (source == "mnist")
+                hits.append(net.eval()(x[chosen]).argmax(1) == y[chosen])
+            assert row[f"top1_{source}_own_statistics"] == pytest.approx(float(torch.cat(hits).double().mean()))
+        assert row["top1_own_statistics"] != row["top1"]
+
+    @pytest.mark.parametrize("case", [("model=fc",), ("shards=iid", "model.width=4")])
+    def test_no_statistics_of_sources_without_batchnorm_or_where_workers_have_several(self, root, case):
+        trained = trainer("task=heterogeneous", *case, f"data.root={root}", "task.batch_size=4")
+        trained.run_iteration()
+        assert not any("own_statistics" in name for name in trained.evaluate()[0])
 
     @pytest.mark.parametrize("case", [("task=cifar10", "model=fc"), ("task=mnist", "model=resnet18", "model.width=4")])
     def test_any_model_on_any_data(self, root, case):

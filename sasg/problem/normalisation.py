@@ -9,7 +9,7 @@ which is linear, r <- (1-p)^M r + sum_m p (1-p)^(M-1-m) b_m. So each process kee
 workers, and the shares are added up only when someone evaluates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,13 +47,20 @@ def expose_batch_statistics(model: nn.Module) -> None:
 
 
 class RunningStatistics:
-    """This process's share [s] of the running statistics of all M workers.
+    """This process's share [G, s] of the running statistics of G groups of the M workers.
 
-    `update` is "sequential" (M updates per iteration, as the published code does) or "mean" (one update
-    per iteration by the mean of the workers' batch statistics).
+    update: "sequential" (an update by each worker of the group in each iteration, as the published code does) or "mean"
+    (one by the mean of their batch statistics). groups: by default one, of everyone.
     """
 
-    def __init__(self, model: nn.Module, num_workers: int, workers: range, update: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        num_workers: int,
+        workers: range,
+        update: str,
+        groups: Sequence[Sequence[int]] | None = None,
+    ):
         layers = tracked_layers(model)
         if any(layer.momentum is None for _, layer in layers):
             raise UserError("model: BatchNorm with momentum=None (cumulative average) is not supported; give a number")
@@ -62,18 +69,21 @@ class RunningStatistics:
             [torch.full((2 * layer.num_features,), layer.momentum, dtype=torch.float64) for _, layer in layers]
             or [torch.empty(0, dtype=torch.float64)]
         )
-        held = torch.tensor(list(workers), dtype=torch.float64).unsqueeze(1)
-        if update == "sequential":
-            self._keep = (1 - momentum) ** num_workers
-            self._weights = momentum * (1 - momentum) ** (num_workers - 1 - held)
-        else:
-            self._keep = 1 - momentum
-            self._weights = (momentum / num_workers).expand(len(workers), -1)
-        self.share = torch.zeros(self.layout.size, dtype=torch.float64)
+        groups = [range(num_workers)] if groups is None else groups
+        self._keep = torch.empty(len(groups), self.layout.size, dtype=torch.float64)
+        self._weights = torch.zeros(len(groups), len(workers), self.layout.size, dtype=torch.float64)
+        for group, members in enumerate(groups):
+            num_updates, part = (len(members), 1) if update == "sequential" else (1, len(members))
+            self._keep[group] = (1 - momentum) ** num_updates
+            for place, worker in enumerate(members):
+                if worker in workers:
+                    num_later = max(0, num_updates - 1 - place)
+                    self._weights[group, worker - workers.start] = momentum * (1 - momentum) ** num_later / part
+        self.share = torch.zeros_like(self._keep)
         if 0 in workers:  # the starting values belong to one share only
             buffers = [getattr(layer, kind) for _, layer in layers for kind in ("running_mean", "running_var")]
             if buffers:
-                self.layout.flatten((b.double().cpu() for b in buffers), out=self.share)
+                self.share[:] = torch.cat([b.double().cpu() for b in buffers])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "RunningStatistics":
         self._keep, self._weights, self.share = (
@@ -83,8 +93,8 @@ class RunningStatistics:
 
     def update(self, batch: Tensor) -> None:
         """Take in the held workers' batch statistics [W, s] of one iteration."""
-        self.share.mul_(self._keep).add_((self._weights * batch).sum(0))
+        self.share.mul_(self._keep).add_((self._weights * batch).sum(1))
 
-    def total(self, add_shares: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Running means and variances by buffer name; `add_shares` sums [s] over the processes."""
-        return self.layout.views(add_shares(self.share.clone()))
+    def totals(self, add_shares: Callable[[Tensor], Tensor]) -> list[dict[str, Tensor]]:
+        """Running means and variances of each group, by buffer name; `add_shares` sums [G, s] over the processes."""
+        return [self.layout.views(total) for total in add_shares(self.share.clone())]

@@ -101,7 +101,9 @@ class Problem:
         self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, device, dtype)
         model = build_model(config, dataset).to(device, dtype)
         engine = make_engine(config.gradients, model, self.objective.losses)
-        self.running = RunningStatistics(model, num_workers, workers, config.preset.batchnorm).to(device, dtype)
+        groups = [range(num_workers), *_workers_by_source(dataset, shards)]
+        running = RunningStatistics(model, num_workers, workers, config.preset.batchnorm, groups)
+        self.running = running.to(device, dtype)
         self.layout = engine.layout
         self.parameters = torch.empty(self.layout.size, device=device, dtype=dtype)  # w, [d]
         self.layout.flatten((p.detach() for p in model.parameters()), out=self.parameters)
@@ -149,35 +151,59 @@ class Problem:
         """The objective's metrics; all processes together, whose shares `add_shares` adds up."""
         if self.full is not None:
             return self.full.columns(self.parameters, add_shares)
-        return self.accuracy(self.running.total(add_shares), add_shares, share_of_work)
+        everyone, *by_source = self.running.totals(add_shares)
+        columns = self.accuracy([everyone], add_shares, share_of_work)
+        if everyone and by_source:
+            own = self.accuracy(by_source, add_shares, share_of_work)
+            columns |= {f"{name}_own_statistics": share for name, share in own.items()}
+        return columns
 
     @torch.no_grad()
     def accuracy(
         self,
-        running_statistics: dict[str, Tensor],
+        running_statistics: list[dict[str, Tensor]],
         add_shares: Callable[[Tensor], Tensor],
         share_of_work: tuple[int, int] = (0, 1),
     ) -> dict[str, float]:
         """Test accuracies as fractions: top1, top5 and, with several sources, top1_<source>.
 
+        running_statistics: those that BatchNorm normalises with, for all images or for each source's.
         share_of_work: (i, n), this process looks at part i of n; `add_shares` adds the processes' counts.
         With several sources, top1 and top5 are means over the sources' own test sets. A tie counts as wrong.
         """
         part, num_parts = share_of_work
         num_sources = len(self.dataset.sources)
         correct = torch.zeros(3, num_sources, dtype=torch.int64, device=self.parameters.device)
-        state = {**self.layout.views(self.parameters), **running_statistics}
-        for x, y, sources in islice(self.batches.evaluation(_EVALUATION_BATCH), part, None, num_parts):
-            if x.is_cuda and x.dim() == 4:
-                x = x.contiguous(memory_format=torch.channels_last)  # which cuDNN is faster with
-            logits = functional_call(self._model, state, (x,))
-            below = (logits < logits.gather(1, y.unsqueeze(1))).sum(1)
-            num_above = logits.shape[1] - 1 - below  # not below: above, equal or not a number
-            for row, hits in enumerate((num_above < 1, num_above < 5, torch.ones_like(y, dtype=torch.bool))):
-                correct[row].index_add_(0, sources, hits.long())
+        parameters = self.layout.views(self.parameters)
+        for batch in islice(self.batches.evaluation(_EVALUATION_BATCH), part, None, num_parts):
+            for source, statistics in enumerate(running_statistics):
+                x, y, sources = batch if len(running_statistics) == 1 else _only(source, *batch)
+                if len(y) == 0:
+                    continue
+                if x.is_cuda and x.dim() == 4:
+                    x = x.contiguous(memory_format=torch.channels_last)  # which cuDNN is faster with
+                logits = functional_call(self._model, {**parameters, **statistics}, (x,))
+                below = (logits < logits.gather(1, y.unsqueeze(1))).sum(1)
+                num_above = logits.shape[1] - 1 - below  # not below: above, equal or not a number
+                for row, hits in enumerate((num_above < 1, num_above < 5, torch.ones_like(y, dtype=torch.bool))):
+                    correct[row].index_add_(0, sources, hits.long())
         top1, top5, number = add_shares(correct).double().cpu()
         named = {"top1": float((top1 / number).mean()), "top5": float((top5 / number).mean())}
         if num_sources > 1:
             for source, share in zip(self.dataset.sources, (top1 / number).tolist(), strict=True):
                 named[f"top1_{source.name}"] = share
         return named
+
+
+def _workers_by_source(dataset: Dataset, shards: list[np.ndarray]) -> list[list[int]]:
+    """The workers of each source, if there are several and each worker has samples of one; else none."""
+    if len(dataset.sources) == 1:
+        return []
+    held = [dataset.train.sources[shard].unique().tolist() for shard in shards]
+    by_source = [[m for m, sources in enumerate(held) if sources == [s]] for s in range(len(dataset.sources))]
+    return by_source if all(by_source) and sum(map(len, by_source)) == len(shards) else []
+
+
+def _only(source: int, x: Tensor, y: Tensor, sources: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    chosen = sources == source
+    return x[chosen], y[chosen], sources[chosen]
