@@ -229,7 +229,7 @@ def test_skips_are_told_by_source(tmp_path):
     path.mkdir(parents=True)
     RunFolder(path, identity).write_uploads(uploads)
     (path / "metrics.csv").write_text("iteration\n8\n")
-    final = {"top1": 0.8, "top1_cifar10": 0.7, "top1_mnist": 0.9}
+    final = {"top1": 0.8, "top1_cifar10": 0.7, "top1_mnist": 0.9, "top1_mnist_own_statistics": 0.95}
     summary = {"status": "finished", "final": final, "totals": {"rounds": 59}, "skipped_share": 21 / 80}
     missing = Entry(replace(config, algorithm={**config.algorithm, "name": "other"}), None)
     source_table.write([Entry(config, Run(path, identity, summary)), missing], tmp_path, "h", ["cifar10", "mnist"])
@@ -237,4 +237,5 @@ def test_skips_are_told_by_source(tmp_path):
         row, other = csv.DictReader(file)
     assert float(row["skipped_cifar10"]) == pytest.approx(1 / 40) and float(row["skipped_mnist"]) == 0.5
     assert (row["top1_cifar10"], row["top1_mnist"], row["rounds"]) == ("0.7", "0.9", "59")
+    assert (row["top1_mnist_own_statistics"], row["top1_cifar10_own_statistics"]) == ("0.95", "")
     assert other["n"] == "0" and other["top1"] == ""

@@ -21,6 +21,9 @@ from sasg.problem.objectives import CrossEntropy, Objective, SumObjective
 from sasg.problem.oracle import Oracle
 from sasg.problem.randomness import Purpose, torch_seed
 
+OWN_STATISTICS = "_own_statistics"
+"""At the end of a column of accuracies for which BatchNorm has each source's own running statistics."""
+
 _EVALUATION_BATCH = 1000
 
 
@@ -155,7 +158,7 @@ class Problem:
         columns = self.accuracy([everyone], add_shares, share_of_work)
         if everyone and by_source:
             own = self.accuracy(by_source, add_shares, share_of_work)
-            columns |= {f"{name}_own_statistics": share for name, share in own.items()}
+            columns |= {f"{name}{OWN_STATISTICS}": share for name, share in own.items()}
         return columns
 
     @torch.no_grad()

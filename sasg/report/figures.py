@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sasg.errors import UserError
+from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.curves import CODE, Series, all_series, by_task, frame, metric_of, upload_shares
 from sasg.report.names import family, metric_label, task_name
 from sasg.report.panels import (
@@ -173,19 +174,29 @@ def densities(entries: Sequence[Entry], folder: Path, file: str) -> str:
 
 
 def accuracy_by_source(entries: Sequence[Entry], folder: Path, file: str, sources: tuple[str, ...]) -> str:
-    """Figure 5: mean accuracy, training loss, and the accuracy on each source's own test set, against rounds."""
+    """Figure 5: mean accuracy, training loss, and the accuracy on each source's own test set, against rounds.
+
+    In a second row with each source's own BatchNorm statistics, where all runs have them.
+    """
     series = all_series(entries)
     task = series[0].task
-    panels = {"top1": "mean top-1 accuracy", "training_loss": "training loss"}
-    panels |= {f"top1_{source}": f"{task_name(source)} top-1 accuracy" for source in sources}
+    accuracies = {"top1": "mean top-1 accuracy"}
+    accuracies |= {f"top1_{source}": f"{task_name(source)} top-1 accuracy" for source in sources}
+    own = {f"{y}{OWN_STATISTICS}": f"{label},\nown statistics" for y, label in accuracies.items()}
+    panels = {**accuracies, "training_loss": "training loss"}
+    num_rows = 1
+    if all(set(own) <= set(run.metrics) for one in series for run in one.runs):
+        panels, num_rows = panels | own, 2
     with drawing():
-        figure, axes = new_figure(PAGE, 2.1, 1, len(panels))
-        for number, (axis, (y, label)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+        figure, axes = new_figure(PAGE, 2.1 * num_rows, num_rows, len(accuracies) + 1)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
+        for number, (axis, (y, label)) in enumerate(zip(axes.flat, panels.items())):
             axis.set_title(f"({letter(number)}) {title(task, series) if number == 0 else ''}", loc="left")
             if gap((axis,), task, series):
                 continue
             draw(axis, series, "rounds", y)
-            axis.set_xlabel(AXIS_LABELS["rounds"])
+            axis.set_xlabel("rounds")
             axis.set_ylabel(label)
             if y == "training_loss":
                 log_y(axis)
