@@ -1,7 +1,8 @@
 """The rows [W, ...] of the workers that send.
 
 Which rows these are depends on data. On a GPU they are masks, or kernels look at the flags, so that nothing
-waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped.
+waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped. What is to be added to rows
+may come as products, which whoever reads the rows anyway multiplies out.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ def sending(sent: Tensor | None, num_held: int) -> list[int]:
 
 
 def copy_rows_(target: Tensor, source: Tensor, sent: Tensor | None) -> None:
-    """target[m] = source[m] (or `source`, where it has no leading axis) for the rows that send."""
+    """target[m] = source[m] (or `source`, where it has no leading axis) for the rows that send, or are chosen so."""
     if sent is None:
         target.copy_(source)
     elif has_kernels(target):

@@ -113,7 +113,7 @@ class TestSwitches:
     def test_batchnorm(self, update):
         """Three workers' statistics enter one after the other, or as their mean; momentum 0.1."""
         model = nn.Sequential(nn.BatchNorm2d(2))
-        running = RunningStatistics(model, 3, range(3), update)
+        running = RunningStatistics(model, range(3), update, [range(3)])
         draws = torch.rand(2, 3, 4, dtype=torch.float64)  # iterations, workers, [means, variances]
         expected = torch.tensor([0.0, 0, 1, 1], dtype=torch.float64)
         for batch in draws:
@@ -127,8 +127,8 @@ class TestSwitches:
         """Each group's statistics are those that its workers would have alone, also where processes share them."""
         model = nn.Sequential(nn.BatchNorm2d(2))
         groups = [range(4), [1, 3], [0, 2]]
-        parts = [RunningStatistics(model, 4, held, update, groups) for held in (range(3), range(3, 4))]
-        alone = [RunningStatistics(model, len(group), range(len(group)), update) for group in groups]
+        parts = [RunningStatistics(model, held, update, groups) for held in (range(3), range(3, 4))]
+        alone = [RunningStatistics(model, range(n), update, [range(n)]) for n in map(len, groups)]
         for batch in torch.rand(3, 4, 4, dtype=torch.float64):
             for part, held in zip(parts, (batch[:3], batch[3:])):
                 part.update(held)

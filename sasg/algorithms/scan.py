@@ -39,7 +39,7 @@ except ImportError:  # the same results, in more passes
         """The function (row, left, right, threshold, mask, nonzero, positions, magnitudes): add, and find the large.
 
         It writes the ascending positions i with |row[i]| >= threshold (or NaN), and |row[i]|; their number.
-        num_terms: B. mask: [width rounded up to 8] uint8, nonzero: [width rounded up to 8] int64, both overwritten;
+        num_terms: B. mask: [width rounded up to 8] uint8, nonzero: [width / 8, rounded up] int64, both overwritten;
         positions: [n] int64; magnitudes: [n], of the type of `row`.
         """
         return _at_least

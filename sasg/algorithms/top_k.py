@@ -1,8 +1,6 @@
 """Exact top-k by magnitude, ties to the lowest index."""
 
-from functools import cache
 from itertools import accumulate
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -21,11 +19,13 @@ class TopKSelector:
 
     The result is exact, and the same on every device: among equal magnitudes the lowest index wins (ties
     are real on MNIST, where equal pixels give equal gradient entries). What is not a number, in a run that
-    diverges, counts as the largest; among too many of them any may be chosen.
+    diverges, counts as infinite or more.
     """
 
     def __init__(self, segments: tuple[Segment, ...]):
         self.segments = segments
+        starts = accumulate((segment.size for segment in segments), initial=0)
+        self._starts = dict(zip(starts, segments))  # segments by the position of their first entry
         self._kernels = None  # on a GPU
         self._selections: dict[int, _Selection] = {}  # on a CPU, by the segment's start
 
@@ -39,16 +39,18 @@ class TopKSelector:
         """
         if not vectors.is_cuda:
             return self._on_cpu(vectors, sent, clear, products or {})
+        assert not products, "they are for the CPU"
         values, indices = self._on_gpu(vectors, sent)
         if clear:
             self._clear_on_gpu(vectors, indices, sent)
         return values, indices
 
     def can_add(self, start: int, size: int, num_terms: int) -> bool:
-        """Whether products of so many terms are added here to `size` entries from `start` on, while these are read."""
-        starts = accumulate((segment.size for segment in self.segments), initial=0)
-        is_segment = any(at == start and s.size == size and _is_long(s) for at, s in zip(starts, self.segments))
-        return is_segment and num_terms <= _scan().MAX_TERMS
+        """On a CPU: whether products of so many terms are added to `size` entries from `start` while these are read."""
+        from sasg.algorithms import scan
+
+        segment = self._starts.get(start)
+        return segment is not None and segment.size == size and _is_long(segment) and num_terms <= scan.MAX_TERMS
 
     def _on_gpu(self, vectors: Tensor, sent: Tensor | None) -> tuple[Tensor, Tensor]:
         if not has_kernels(vectors):
@@ -86,8 +88,8 @@ class TopKSelector:
         array = vectors.numpy()
         indices = np.zeros((len(vectors), sum(segment.kept for segment in self.segments)), dtype=np.int64)
         values = np.zeros(indices.shape, array.dtype)
-        start = filled = 0
-        for segment in self.segments:
+        filled = 0
+        for start, segment in self._starts.items():
             if start not in self._selections:
                 self._selections[start] = _Selection(segment, array.dtype)
             part = array[:, start : start + segment.size]
@@ -97,7 +99,7 @@ class TopKSelector:
                 product = [factor[row] for factor in factors]
                 self._selections[start](part[row], product, clear, chosen[row], taken[row])
             chosen += start
-            start, filled = start + segment.size, filled + segment.kept
+            filled += segment.kept
         return torch.from_numpy(values), torch.from_numpy(indices)
 
 
@@ -108,7 +110,9 @@ class _Selection:
     """
 
     def __init__(self, segment: Segment, dtype: np.dtype):
-        self._scan = _scan()
+        from sasg.algorithms import scan  # numba takes long to import
+
+        self._scan = scan
         self._kept, self._is_long = segment.kept, _is_long(segment)
         self._sample = np.empty(self._scan.sample_size(segment.size), dtype)
         self._mask = np.empty(segment.size + 8, dtype=np.uint8)
@@ -131,6 +135,8 @@ class _Selection:
         if found < self._kept:  # the sample misled
             positions, magnitudes = np.arange(len(row)), np.abs(row)
         last = _at_rank(magnitudes, self._kept)
+        if np.isnan(last):
+            magnitudes[np.isnan(magnitudes)] = last = np.inf
         self._scan.take(row, positions, magnitudes, last, clear, chosen, values)
 
     def _threshold(self, row: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
@@ -155,11 +161,3 @@ def _at_rank(magnitudes: np.ndarray, rank: int) -> float:
 
 def _is_long(segment: Segment) -> bool:
     return segment.kept < segment.size and segment.size > _SMALL
-
-
-@cache
-def _scan() -> ModuleType:
-    """The passes over a row; which compiles them, if it has to."""
-    from sasg.algorithms import scan
-
-    return scan

@@ -6,7 +6,8 @@ the one set of running statistics worker after worker, M sequential updates per 
     r <- (1-p) r + p b_m,   m = 0 .. M-1        (p = momentum, b_m = worker m's batch statistics)
 
 which is linear, r <- (1-p)^M r + sum_m p (1-p)^(M-1-m) b_m. So each process keeps the *share* of its own
-workers, and the shares are added up only when someone evaluates.
+workers, and the shares are added up only when someone evaluates. The same is kept for the workers of each source of
+images alone, where there are several.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,17 +51,10 @@ class RunningStatistics:
     """This process's share [G, s] of the running statistics of G groups of the M workers.
 
     update: "sequential" (an update by each worker of the group in each iteration, as the published code does) or "mean"
-    (one by the mean of their batch statistics). groups: by default one, of everyone.
+    (one by the mean of their batch statistics). workers: those held here. groups: their members, of all M workers.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        num_workers: int,
-        workers: range,
-        update: str,
-        groups: Sequence[Sequence[int]] | None = None,
-    ):
+    def __init__(self, model: nn.Module, workers: range, update: str, groups: Sequence[Sequence[int]]):
         layers = tracked_layers(model)
         if any(layer.momentum is None for _, layer in layers):
             raise UserError("model: BatchNorm with momentum=None (cumulative average) is not supported; give a number")
@@ -69,16 +63,15 @@ class RunningStatistics:
             [torch.full((2 * layer.num_features,), layer.momentum, dtype=torch.float64) for _, layer in layers]
             or [torch.empty(0, dtype=torch.float64)]
         )
-        groups = [range(num_workers)] if groups is None else groups
         self._keep = torch.empty(len(groups), self.layout.size, dtype=torch.float64)
         self._weights = torch.zeros(len(groups), len(workers), self.layout.size, dtype=torch.float64)
         for group, members in enumerate(groups):
-            num_updates, part = (len(members), 1) if update == "sequential" else (1, len(members))
-            self._keep[group] = (1 - momentum) ** num_updates
+            size = len(members)
+            self._keep[group] = (1 - momentum) ** (size if update == "sequential" else 1)
             for place, worker in enumerate(members):
+                weight = momentum * (1 - momentum) ** (size - 1 - place) if update == "sequential" else momentum / size
                 if worker in workers:
-                    num_later = max(0, num_updates - 1 - place)
-                    self._weights[group, worker - workers.start] = momentum * (1 - momentum) ** num_later / part
+                    self._weights[group, worker - workers.start] = weight
         self.share = torch.zeros_like(self._keep)
         if 0 in workers:  # the starting values belong to one share only
             buffers = [getattr(layer, kind) for _, layer in layers for kind in ("running_mean", "running_var")]

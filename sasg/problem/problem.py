@@ -105,7 +105,7 @@ class Problem:
         model = build_model(config, dataset).to(device, dtype)
         engine = make_engine(config.gradients, model, self.objective.losses)
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]
-        running = RunningStatistics(model, num_workers, workers, config.preset.batchnorm, groups)
+        running = RunningStatistics(model, workers, config.preset.batchnorm, groups)
         self.running = running.to(device, dtype)
         self.layout = engine.layout
         self.parameters = torch.empty(self.layout.size, device=device, dtype=dtype)  # w, [d]
@@ -151,7 +151,10 @@ class Problem:
     def evaluate(
         self, add_shares: Callable[[Tensor], Tensor], share_of_work: tuple[int, int] = (0, 1)
     ) -> dict[str, float]:
-        """The objective's metrics; all processes together, whose shares `add_shares` adds up."""
+        """The objective's metrics; all processes together, whose shares `add_shares` adds up.
+
+        Accuracies with each source's own BatchNorm statistics, too, where its workers have no other images.
+        """
         if self.full is not None:
             return self.full.columns(self.parameters, add_shares)
         everyone, *by_source = self.running.totals(add_shares)
@@ -170,7 +173,7 @@ class Problem:
     ) -> dict[str, float]:
         """Test accuracies as fractions: top1, top5 and, with several sources, top1_<source>.
 
-        running_statistics: those that BatchNorm normalises with, for all images or for each source's.
+        running_statistics: what BatchNorm normalises with; one for all images, or one for those of each source.
         share_of_work: (i, n), this process looks at part i of n; `add_shares` adds the processes' counts.
         With several sources, top1 and top5 are means over the sources' own test sets. A tie counts as wrong.
         """

@@ -174,7 +174,7 @@ def densities(entries: Sequence[Entry], folder: Path, file: str) -> str:
 
 
 def accuracy_by_source(entries: Sequence[Entry], folder: Path, file: str, sources: tuple[str, ...]) -> str:
-    """Figure 5: mean accuracy, training loss, and the accuracy on each source's own test set, against rounds.
+    """Figure 5: mean accuracy, the accuracy on each source's own test set, and training loss, against rounds.
 
     In a second row with each source's own BatchNorm statistics, where all runs have them.
     """

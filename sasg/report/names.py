@@ -54,7 +54,7 @@ METRICS = {
 
 def metric_label(metric: str) -> str:
     """What an axis of a metric says; a column's own name where it has no other."""
-    return f"{METRICS[metric]} test accuracy" if metric.startswith("top") else METRICS.get(metric, metric)
+    return f"{METRICS[metric]} test accuracy" if metric in ("top1", "top5") else METRICS.get(metric, metric)
 
 
 def percent(share: float, digits: int = 2) -> str:
