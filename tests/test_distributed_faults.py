@@ -139,6 +139,26 @@ def test_the_server_names_who_is_silent():
     assert other[0] == "rank 0 (server, workers 0-1) ended, or its connection was lost"
 
 
+def broadcast(config: ClusterConfig) -> str:
+    """More than fits into a connection's buffers, to the last rank, which does not take it."""
+    with open_cluster(config, torch.device("cpu")) as cluster:
+        cluster.transport.hurry()
+        if cluster.transport.rank == cluster.transport.size - 1:
+            time.sleep(4)
+            return ""
+        try:
+            cluster.transport.broadcast(torch.zeros(100_000_000, dtype=torch.uint8), "updates")
+        except ClusterError as error:
+            return str(error)
+        return "took it"
+
+
+@pytest.mark.parametrize(("size", "names"), [(2, "rank 1 (workers 3-5)"), (3, "one of the ranks 1 to 2")])
+def test_the_server_names_who_does_not_take_a_broadcast(size, names):
+    server = run_ranks(size, broadcast, three(timeout_s=1.0), seconds=20)[0]
+    assert server.startswith(f"{names} ")
+
+
 def test_the_others_name_a_silent_server():
     """They wait for it twice as long as it waits for them."""
     _, *others = run_ranks(3, exchange, three(timeout_s=1.0), "server hangs", seconds=20)

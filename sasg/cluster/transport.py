@@ -86,21 +86,22 @@ class Transport:
     def broadcast(self, tensor: Tensor, kind: str) -> None:
         """Overwrite `tensor` in every rank by the server's; counted once at the server, whoever relays it."""
         data = _bytes(tensor)
-        with self._waiting_for(SERVER):
+        with self._waiting_for(*(self.others if self.is_server else [SERVER])):
             dist.broadcast(data, SERVER, async_op=True).wait(timedelta(seconds=self._timeout_s))
         (self.sent if self.is_server else self.received)[kind] += data.numel()
 
     @contextlib.contextmanager
-    def _waiting_for(self, rank: int) -> Iterator[None]:
+    def _waiting_for(self, *ranks: int) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:  # gloo's and NCCL's messages are all that tells these apart
             text = str(error)
+            names = self.name(ranks[0]) if len(ranks) == 1 else f"one of the ranks {ranks[0]} to {ranks[-1]}"
             if "imed out" in text or "imeout" in text:
                 raise ClusterError(
-                    f"{self.name(rank)} was silent for {self._timeout_s:g} s (cluster.timeout_s)"
+                    f"{names} was silent for {self._timeout_s:g} s (cluster.timeout_s)"
                 ) from None
-            raise ClusterError(f"{self.name(rank)} ended, or its connection was lost") from None
+            raise ClusterError(f"{names} ended, or its connection was lost") from None
 
 
 def rank_name(rank: int, workers: range) -> str:
