@@ -7,6 +7,7 @@ The first line is a yardstick for the machine: the targets were set where `numpy
 """
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -55,7 +56,7 @@ def partition_seconds() -> float:
         start = time.perf_counter()
         np.partition(rows, ROW - ROW // 100, axis=1)
         times.append(time.perf_counter() - start)
-    return sorted(times)[len(times) // 2]
+    return statistics.median(times)
 
 
 def measure(method: str, options: argparse.Namespace) -> tuple[float, float, float, float]:

@@ -66,9 +66,16 @@ else:
     MAX_TERMS = 12  # beyond, BLAS is faster; far beyond, the sum is no longer compiled to vector instructions
     _BYTES = np.uint64(0x0001020304050607)  # times 2^(8 i) it has i in its highest byte
 
+    @njit(cache=True, fastmath={"contract"})  # products and sums are rounded once, as in BLAS
+    def _product(left, right, line, column, num_terms):
+        total = left.dtype.type(0)
+        for b in range(num_terms):  # a constant number where it is called: no loop
+            total += left[b, line] * right[b, column]
+        return total
+
     @cache
     def sample(num_terms):
-        @njit(cache=True, fastmath={"contract"})
+        @njit(cache=True)
         def compiled(row, left, right, magnitudes):
             width = right.shape[1]
             size = min(_SAMPLED, width)
@@ -81,10 +88,7 @@ else:
                 for j in range(size):
                     value = part[j]
                     if num_terms:
-                        term = row.dtype.type(0)
-                        for b in range(num_terms):
-                            term += left[b, line] * right[b, first + j]
-                        value += term
+                        value += _product(left, right, line, first + j, num_terms)
                     written[j] = abs(value)
                 filled += size
             return filled
@@ -93,7 +97,7 @@ else:
 
     @cache
     def at_least(num_terms):
-        @njit(cache=True, fastmath={"contract"})  # products and sums are rounded once, as in BLAS
+        @njit(cache=True)
         def compiled(row, left, right, threshold, mask, nonzero, positions, magnitudes):
             width = right.shape[1]
             words = mask.view(np.uint64)  # eight flags at a time: most words are zero
@@ -104,10 +108,7 @@ else:
                 for j in range(len(part)):  # a loop that compiles to vector instructions
                     value = part[j]
                     if num_terms:
-                        term = row.dtype.type(0)
-                        for b in range(num_terms):  # a constant number: no loop
-                            term += left[b, line] * right[b, j]
-                        value += term
+                        value += _product(left, right, line, j, num_terms)
                         part[j] = value
                     mask[j] = not abs(value) < threshold  # NaN is large
                 mask[len(part) :] = 0

@@ -72,12 +72,11 @@ class TopKSelector:
             vectors.scatter_(1, indices, kept)
 
     def _by_sorting(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        positions, start = [], 0
-        for segment in self.segments:
+        positions = []
+        for start, segment in self._starts.items():
             magnitudes = vectors[:, start : start + segment.size].abs()
             order = magnitudes.sort(dim=1, descending=True, stable=True).indices[:, : segment.kept]
             positions.append(order.sort(dim=1).values + start)
-            start += segment.size
         indices = torch.cat(positions, dim=1)
         return vectors.gather(1, indices), indices
 
@@ -92,12 +91,13 @@ class TopKSelector:
         for start, segment in self._starts.items():
             if start not in self._selections:
                 self._selections[start] = _Selection(segment, array.dtype)
+            select = self._selections[start]
             part = array[:, start : start + segment.size]
             chosen, taken = (whole[:, filled : filled + segment.kept] for whole in (indices, values))
             factors = [factor.numpy() for factor in products.get(start, ())]
             for row in rows:
                 product = [factor[row] for factor in factors]
-                self._selections[start](part[row], product, clear, chosen[row], taken[row])
+                select(part[row], product, clear, chosen[row], taken[row])
             chosen += start
             filled += segment.kept
         return torch.from_numpy(values), torch.from_numpy(indices)

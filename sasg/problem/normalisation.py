@@ -69,8 +69,9 @@ class RunningStatistics:
             size = len(members)
             self._keep[group] = (1 - momentum) ** (size if update == "sequential" else 1)
             for place, worker in enumerate(members):
-                weight = momentum * (1 - momentum) ** (size - 1 - place) if update == "sequential" else momentum / size
                 if worker in workers:
+                    later = (1 - momentum) ** (size - 1 - place)  # what the workers that follow leave of it
+                    weight = momentum * later if update == "sequential" else momentum / size
                     self._weights[group, worker - workers.start] = weight
         self.share = torch.zeros_like(self._keep)
         if 0 in workers:  # the starting values belong to one share only
