@@ -47,7 +47,7 @@ class TopKSelector:
 
     def can_add(self, start: int, size: int, num_terms: int) -> bool:
         """On a CPU: whether products of so many terms are added to `size` entries from `start` while these are read."""
-        from sasg.algorithms import scan
+        from sasg.kernels import scan
 
         segment = self._starts.get(start)
         return segment is not None and segment.size == size and _is_long(segment) and num_terms <= scan.MAX_TERMS
@@ -110,7 +110,7 @@ class _Selection:
     """
 
     def __init__(self, segment: Segment, dtype: np.dtype):
-        from sasg.algorithms import scan  # numba takes long to import
+        from sasg.kernels import scan  # numba takes long to import
 
         self._scan = scan
         self._kept, self._is_long = segment.kept, _is_long(segment)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sasg.problem.gradients import DenseGradients, Engine, Gradients
 from sasg.problem.normalisation import RunningStatistics
-from sasg.rows import copy_rows_
+from sasg.rows import add_rows_, copy_rows_
 
 
 class Oracle:
@@ -103,7 +103,7 @@ class Oracle:
             elif self._num_training_passes == 1:
                 self.loss.copy_(loss)
             else:
-                self.loss.lerp_(loss, 1 / self._num_training_passes)
+                self.loss.add_((loss - self.loss) / self._num_training_passes)
         return gradients
 
     def _pass_of_some(self, parameters: Tensor, chosen: Tensor) -> Gradients:
@@ -147,9 +147,9 @@ class Oracle:
     def _add_penalties(self, gradients: Tensor, parameters: Tensor, num_workers: int) -> None:
         """To each row of `gradients`, which is that of `num_workers` workers, at `parameters` [d] or by row."""
         if self.weight_decay:
-            gradients.add_(parameters, alpha=self.weight_decay * num_workers)
+            add_rows_(gradients, parameters, self.weight_decay * num_workers)
         if self.penalty_gradient:
-            gradients.add_(self.penalty_gradient(parameters), alpha=num_workers)
+            add_rows_(gradients, self.penalty_gradient(parameters), num_workers)
 
     def _buffer(self, purpose: str, num_rows: int) -> Tensor:
         if (purpose, num_rows) not in self._buffers:

@@ -97,16 +97,16 @@ class FactoredGradients(Gradients):
             left, right = delta, mine.x
             if mine.x.data_ptr() != others.x.data_ptr():
                 left, right = torch.cat([delta, others.delta], 1), torch.cat([mine.x, mine.x - others.x], 1)
-            total = total + (torch.bmm(left, left.mT) * torch.bmm(right, right.mT)).sum((1, 2))
+            total = total + _gram(left).mul_(_gram(right)).sum((1, 2))
             if mine.bias_offset is not None:
                 total = total + delta.sum(1).square().sum(1)
         return total.clamp_(min=0)
 
     def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        self._accumulate(target, scale, sent, keep=0)
+        self._accumulate(target, scale, sent, keep=False)
 
     def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
-        return self._accumulate(target, scale, sent, keep=1, leave=leave)
+        return self._accumulate(target, scale, sent, keep=True, leave=leave)
 
     def dense(self) -> Tensor:
         like = self.factors[0].x
@@ -124,22 +124,44 @@ class FactoredGradients(Gradients):
         return FactoredGradients(factors, self.num_parameters)
 
     def _accumulate(
-        self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: int, leave: Leave | None = None
+        self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: bool, leave: Leave | None = None
     ) -> Products:
         products: Products = {}
         for f in self.factors:
-            delta = f.delta * scale
+            delta, x = (f.delta * scale).contiguous(), f.x.contiguous()
             totals = delta.sum(1)
             shape = (delta.shape[2], f.x.shape[2])
             size = shape[0] * shape[1]
             leaves = leave is not None and leave(f.weight_offset, size, delta.shape[1])
             if leaves:
-                products[f.weight_offset] = delta.contiguous(), f.x.contiguous()
+                products[f.weight_offset] = delta, x
             for m in sending(sent, len(target)):
                 if not leaves:
                     weight = target[m, f.weight_offset : f.weight_offset + size].view(shape)
-                    torch.addmm(weight, delta[m].t(), f.x[m], beta=keep, out=weight)
+                    write_product_(weight, delta[m], x[m], keep)
                 if f.bias_offset is not None:
                     bias = target[m, f.bias_offset : f.bias_offset + shape[0]]
                     bias.add_(totals[m]) if keep else bias.copy_(totals[m])
         return products
+
+
+def write_product_(target: Tensor, left: Tensor, right: Tensor, keep: bool = False) -> None:
+    """target [o, i] = (keep: target +) left^T right, on the CPU; left [B, o], right [B, i], all contiguous.
+
+    Where it is compiled, every entry is summed in the same order, so that equal columns of `right` give equal columns
+    of the result: ties stay ties. BLAS promises no such thing, and on some processors does otherwise at the edges.
+    """
+    from sasg.kernels import scan  # numba takes long to import
+
+    if len(left) <= scan.MAX_TERMS:
+        scan.add(len(left))(target.view(-1).numpy(), left.numpy(), right.numpy(), keep)
+    else:
+        torch.addmm(target, left.t(), right, beta=keep, out=target)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """rows [W, n, i] -> [W, n, n], each worker's product by itself."""
+    products = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
+    for own, product in zip(rows, products, strict=True):
+        torch.mm(own, own.t(), out=product)
+    return products
