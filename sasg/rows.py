@@ -1,8 +1,7 @@
 """The rows [W, ...] of workers: of those that send, and by themselves.
 
 Which rows these are depends on data. On a GPU they are masks, or kernels look at the flags, so that nothing
-waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped. What is to be added to rows
-may come as products, which whoever reads the rows anyway multiplies out.
+waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped.
 
 On the CPU a row is worked on by itself where its bits would depend on the shape of the whole: products and norms choose
 an order of summation by it, and the last entries of a tensor go through the scalar version of a function, which
@@ -16,13 +15,6 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-
-Products = dict[int, tuple[Tensor, Tensor]]
-"""start -> left [W, B, o], right [W, B, i]: left[m]^T right[m] belongs to entries start, start + 1, ... of row m."""
-
-Leave = Callable[[int, int, int], bool]
-"""(start, size o * i, number of terms B) of a product -> whether somebody else adds it."""
-
 
 _CACHED = 32_768  # entries of a sum that stay in the cache
 

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.qsgd import RandomRounding
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
+from sasg.gradients import Oracle
 from sasg.rows import add_rows_
 
 

@@ -13,12 +13,12 @@ from torch import nn
 from sasg.errors import UserError
 from sasg.problem.gradients.batched import BatchedEngine
 from sasg.problem.gradients.engine import Engine, PerSampleLoss
-from sasg.problem.gradients.gradients import DenseGradients, Gradients
+from sasg.problem.gradients.gradients import DenseGradients
 from sasg.problem.gradients.loop import LoopEngine
 from sasg.problem.gradients.streams import StreamsEngine
 from sasg.problem.gradients.vmap import VmapEngine
 
-__all__ = ["ENGINES", "DenseGradients", "Engine", "Gradients", "PerSampleLoss", "make_engine"]
+__all__ = ["ENGINES", "DenseGradients", "Engine", "PerSampleLoss", "make_engine"]
 
 ENGINES = ("loop", "vmap", "batched", "streams", "triton")
 
