@@ -1,8 +1,12 @@
-"""The rows [W, ...] of the workers that send.
+"""The rows [W, ...] of workers: of those that send, and by themselves.
 
 Which rows these are depends on data. On a GPU they are masks, or kernels look at the flags, so that nothing
-waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped. What is to be added to rows
-may come as products, which whoever reads the rows anyway multiplies out.
+waits for the host; on the CPU, where looking at a flag is free, the other rows are skipped.
+
+On the CPU a row is worked on by itself where its bits would depend on the shape of the whole: products and norms choose
+an order of summation by it, and the last entries of a tensor go through the scalar version of a function, which
+rounds otherwise than the vectorised one (the logarithm; a sum with a factor). So a worker's numbers do not depend on
+which other rows its process holds. Sums along a row, and functions that are rounded correctly, do not either.
 """
 
 from collections.abc import Callable
@@ -12,11 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-Products = dict[int, tuple[Tensor, Tensor]]
-"""start -> left [W, B, o], right [W, B, i]: left[m]^T right[m] belongs to entries start, start + 1, ... of row m."""
-
-Leave = Callable[[int, int, int], bool]
-"""(start, size o * i, number of terms B) of a product -> whether somebody else adds it."""
+_CACHED = 32_768  # entries of a sum that stay in the cache
 
 
 def sending(sent: Tensor | None, num_held: int) -> list[int]:
@@ -40,6 +40,20 @@ def copy_rows_(target: Tensor, source: Tensor, sent: Tensor | None) -> None:
             rows[m] = new[m] if new.ndim == rows.ndim else new
 
 
+def of_each(rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """function(row [1, ...]) -> [1, ...] of each row of `rows` [W, ...], together [W, ...]; on a GPU of all at once."""
+    return function(rows) if rows.is_cuda or len(rows) == 1 else torch.cat([function(row) for row in rows.split(1)])
+
+
+def add_rows_(target: Tensor, source: Tensor, alpha: float) -> None:
+    """target[m] += alpha * source[m] (or * source, where it has no leading axis)."""
+    if target.is_cuda:
+        target.add_(source, alpha=alpha)
+    else:
+        for m, row in enumerate(target):
+            row.add_(source[m] if source.dim() == target.dim() else source, alpha=alpha)
+
+
 def squared_distances(left: Tensor, right: Tensor, sent: Tensor | None = None) -> Tensor:
     """|| left[m] - right[m] ||^2 (or - right, where it has no leading axis), [W]; of rows that do not send anything."""
     if left.is_cuda:
@@ -48,6 +62,18 @@ def squared_distances(left: Tensor, right: Tensor, sent: Tensor | None = None) -
     for m in sending(sent, len(left)):  # one row after another stays in the cache
         distances[m] = torch.dist(left[m], right[m] if right.dim() == 2 else right).square()
     return distances
+
+
+def sum_in_order(rows: Tensor) -> Tensor:
+    """The sum [d] of rows [W, d]; on the CPU one row after another, as when rows arrive one by one."""
+    if rows.is_cuda or len(rows) == 1:
+        return rows.sum(0)
+    total = torch.empty_like(rows[0])
+    for part, columns in zip(total.split(_CACHED), rows.split(_CACHED, 1), strict=True):
+        torch.add(columns[0], columns[1], out=part)
+        for row in columns[2:]:
+            part.add_(row)
+    return total
 
 
 def has_kernels(target: Tensor) -> bool:

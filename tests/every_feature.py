@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Oracle, Workspace
+from sasg.algorithms.algorithm import Algorithm, Workspace
 from sasg.cluster import (
     IntegerLevelCode,
     Ledger,
@@ -18,6 +18,7 @@ from sasg.cluster import (
     Values,
 )
 from sasg.cluster.codes import CODES
+from sasg.gradients import Oracle
 
 COLUMNS = ("side_bits", "vote_bits")
 ALL_CODES = (*CODES, "delta", "entropy")

@@ -96,6 +96,10 @@ def test_sent_and_kept_make_the_given_vector():
 
 
 class _Zero:
-    def add_(self, target, scale, sent, leave):
-        """A gradient of zero: nothing is added."""
-        return {}
+    """A gradient of zero."""
+
+    def add_(self, target, scale, sent, entries=None):
+        pass
+
+    def product(self, entries):
+        return None

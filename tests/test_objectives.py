@@ -52,22 +52,23 @@ def test_values_and_gradients(task):
     problem.parameters.copy_(torch.from_numpy(w))
     row = problem.evaluate(trainer.cluster.add_shares)
     assert row["objective"] == pytest.approx(by_hand(task, trainer, w), rel=1e-12)
-    problem.oracle.load(*problem.batches.whole_shards())
+    problem.oracle.begin()
     gradient = problem.oracle(problem.parameters).dense().sum(0).numpy()
     assert row["gradient_norm"] == pytest.approx(np.linalg.norm(gradient), rel=1e-12)
     for i in (0, len(w) - 1):
         step = np.eye(len(w))[i] * 1e-5
         slope = (by_hand(task, trainer, w + step) - by_hand(task, trainer, w - step)) / 2e-5
         assert gradient[i] == pytest.approx(slope, rel=1e-5, abs=1e-8)
-    total = problem.oracle(problem.parameters, per_worker=False).dense()
-    np.testing.assert_allclose(total[0].numpy(), gradient, rtol=0, atol=1e-12)
+    problem.oracle.begin()
+    total = problem.oracle.total(problem.parameters)
+    np.testing.assert_allclose(total.numpy(), gradient, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_smoothness_constants_bound_the_change_of_gradients(task):
     problem = trainer_of(f"task={task}").problem
     smoothness, l1 = problem.smoothness, problem.objective.l1
-    problem.oracle.load(*problem.batches.whole_shards())
+    problem.oracle.begin()
     problem.objective.l1 = 0.0
     generator = torch.Generator().manual_seed(0)
     tightest = 0.0

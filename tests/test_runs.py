@@ -96,7 +96,9 @@ class TestFiles:
         assert summary["crossing"] == {key: crossing[key] for key in ("iteration", "epoch", *COLUMNS)}
         assert summary["totals"] == {key: rows[-1][key] for key in COLUMNS}
         assert summary["skipped_share"] == pytest.approx(1 - rows[-1]["rounds"] / 2000)
-        assert {"torch", "numpy", "python", "sasg"} <= summary["versions"].keys()
+        assert {"torch", "torchvision", "numpy", "python", "sasg"} <= summary["versions"].keys()
+        assert summary["processor"]["aten"] == torch.backends.cpu.get_cpu_capability()
+        assert all(summary["processor"].values())
         assert summary["device"] and summary["data"] == "made for tests" and "commit" in summary
 
     def test_config_repeats_the_run(self, finished):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from sasg.algorithms import scan
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.compressors import TopK
 from sasg.algorithms.feedback import ErrorMemory
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Segment, SimulatedCluster
+from sasg.kernels import scan
 from sasg.problem.gradients import DenseGradients
 from sasg.problem.gradients.gradients import FactoredGradients, Factors
 
@@ -68,7 +68,7 @@ def test_only_rows_that_send_are_looked_at():
 @pytest.mark.parametrize("numba", [True, False])
 def test_a_diverging_run_does_not_stop_here(numba, request, monkeypatch):
     if not numba:
-        monkeypatch.setattr("sasg.algorithms.scan", request.getfixturevalue("plain"))
+        monkeypatch.setattr("sasg.kernels.scan", request.getfixturevalue("plain"))
     vectors = torch.randn(2, sum(s.size for s in SEGMENTS))
     vectors[1, :1000] = torch.nan  # more than are kept
     vectors[1, [90_100, 100_000]] = torch.nan

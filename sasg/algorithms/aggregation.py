@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
 from sasg.cluster import Payload, Uploads
-from sasg.rows import copy_rows_
+from sasg.rows import copy_rows_, sum_in_order
 
 
 class Aggregation(Part):
@@ -33,7 +33,7 @@ class Aggregation(Part):
         """
         if indices is None:
             if total is None:
-                return values.sum(0)
+                return sum_in_order(values)
             for row in values:
                 total.add_(row)
             return total

@@ -11,53 +11,10 @@ from torch import Tensor
 
 from sasg.cluster import Cluster
 from sasg.errors import UserError
-from sasg.rows import Leave, Products
+from sasg.gradients import Oracle
 
 Schedule = Callable[[int], float]
 """epoch (0-based) -> step size of a server that sums the workers' updates."""
-
-
-class Gradients(Protocol):
-    """Mini-batch mean gradients g_m of the W workers held here; `sent` [W] selects rows, None all."""
-
-    def squared_distance(self, other: "Gradients") -> Tensor:
-        """|| g_m - other_m ||^2 by worker, [W]."""
-
-    def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        """target[m] = scale * g_m for the rows that send; target [W, d], scale a scalar. On a GPU others may change."""
-
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
-        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar.
-
-        leave: which parts are not added where they are products; these are returned instead.
-        """
-
-    def dense(self) -> Tensor:
-        """All rows, [W, d]."""
-
-
-class Oracle(Protocol):
-    """Gradients on the current mini-batch of each worker held here."""
-
-    def __call__(
-        self,
-        parameters: Tensor,
-        per_worker: bool = True,
-        rows: Tensor | None = None,
-        early: bool = False,
-        sent: Tensor | None = None,
-    ) -> Gradients:
-        """Mini-batch mean gradients [W, d] at `parameters` [d] or [W, d], or their sum [1, d].
-
-        rows: [W] int64, worker m's parameters are parameters[rows[m]], of `parameters` [H, d].
-        early: `parameters` are as they were when the iteration began, so that this pass may run beside others.
-        sent: [W] bool, these workers' gradients alone are wanted; the others do no training pass, and on the CPU
-        nothing is computed for them. Without `rows`, `early` and `advance`.
-        The result of the first call on a mini-batch is valid until `advance`, others until the next call.
-        """
-
-    def advance(self) -> None:
-        """Go on to each worker's next mini-batch of the epoch: `local_steps` - 1 times in every iteration."""
 
 
 class Smoothness(Protocol):

@@ -6,12 +6,13 @@ from typing import Literal
 from torch import Tensor
 
 from sasg.algorithms.aggregation import Aggregation, SumOfUploads
-from sasg.algorithms.algorithm import Algorithm, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.compressors import Compressor, Identity
 from sasg.algorithms.feedback import ErrorMemory, Feedback, NoFeedback
 from sasg.algorithms.triggers import Always, Trigger
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
+from sasg.gradients import Oracle
 from sasg.parts import build
 
 
@@ -52,12 +53,14 @@ class Composed(Algorithm):
         self.step_size.fill_(schedule(epoch) / self._server_scale)
 
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
-        gradients = oracle(parameters, per_worker=not self._sum_is_enough)
+        if self._sum_is_enough:
+            summed = Payload((self.step_size * oracle.total(parameters)).unsqueeze(0), summed=True)
+            self.apply_(parameters, self.cluster.exchange(summed, None, self._server))
+            return
+        gradients = oracle(parameters)
         self.sent = self.trigger(gradients, parameters, oracle)
         self.difference, self.threshold = self.trigger.difference, self.trigger.threshold
         payload = self.feedback(gradients, self.step_size, self.compressor, self.sent)
-        if self._sum_is_enough:
-            payload = Payload(payload.values, summed=True)
         update = self.cluster.exchange(payload, self.sent, self._server)
         self.trigger.observe(self.apply_(parameters, update))
 

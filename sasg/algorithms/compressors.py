@@ -6,10 +6,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Gradients, Part, Workspace
+from sasg.algorithms.algorithm import Part, Workspace
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Payload, Segment
 from sasg.errors import UserError
+from sasg.gradients import Gradients
 
 
 class Compressor(Part):
@@ -69,5 +70,4 @@ class TopK(Compressor):
         return Payload(*self._select(vectors, sent), self.segments)
 
     def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
-        products = gradients.add_(vectors, scale, sent, leave=self._select.can_add)
-        return Payload(*self._select(vectors, sent, clear=True, products=products), self.segments)
+        return Payload(*self._select.take_(vectors, sent, gradients, scale), self.segments)

@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Gradients, Part, Workspace
+from sasg.algorithms.algorithm import Part, Workspace
 from sasg.algorithms.compressors import Compressor
 from sasg.cluster import Payload
+from sasg.gradients import Gradients
 
 
 class Feedback(Part):
@@ -23,7 +24,7 @@ class NoFeedback(Feedback):
     """What is not transmitted is lost: the payload is that of gamma * g."""
 
     def setup(self, workspace: Workspace) -> None:
-        self._scaled: Tensor | None = None  # [W, d], or [1, d] where the sum over workers is enough
+        self._scaled: Tensor | None = None  # [W, d]
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
         if self._scaled is None:

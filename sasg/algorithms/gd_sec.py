@@ -5,10 +5,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.qsgd import RandomRounding
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
+from sasg.gradients import Oracle
+from sasg.rows import add_rows_
 
 
 class GDSEC(Algorithm):
@@ -91,7 +93,7 @@ class GDSEC(Algorithm):
         if self.quantise is not None:
             transmitted, norms = self.quantise(transmitted)
             side = {"code": self.quantise.code, "side": norms}
-        self.estimate.add_(transmitted, alpha=self.beta)
+        add_rows_(self.estimate, transmitted, self.beta)
         if self.error_correction:
             torch.sub(delta, transmitted, out=self.memory)
         self.previous.copy_(parameters)

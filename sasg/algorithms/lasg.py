@@ -9,9 +9,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Gradients, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Schedule, Workspace
 from sasg.algorithms.triggers import GradientChange, LazyDecision, LazyTrigger
 from sasg.errors import UserError
+from sasg.gradients import Gradients, Oracle
 from sasg.rows import copy_rows_, squared_distances
 
 FOREVER = 2**62  # iterations

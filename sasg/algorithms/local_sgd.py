@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.aggregation import SumOfUploads
-from sasg.algorithms.algorithm import Algorithm, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
+from sasg.gradients import Oracle
 
 
 class LocalSGD(Algorithm):

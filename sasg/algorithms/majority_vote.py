@@ -5,12 +5,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.composed import Composed
 from sasg.algorithms.quantisers import Quantiser
 from sasg.algorithms.votes import Vote
 from sasg.cluster import Payload, Positions, Segment, Uploads, Values
 from sasg.errors import UserError
+from sasg.gradients import Oracle
 from sasg.parts import build
 
 _DENSE_SGD = {

@@ -9,6 +9,7 @@ from sasg.algorithms.quantisers import Quantiser
 from sasg.cluster import Payload
 from sasg.cluster.value_codes import IntegerLevelCode
 from sasg.errors import UserError
+from sasg.rows import of_each
 
 
 class RandomRounding(Quantiser):
@@ -25,7 +26,7 @@ class RandomRounding(Quantiser):
 
     def __call__(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Quantised `vectors` [W, d] and their Euclidean norms [W, 1]; zeros stay zeros."""
-        norms = vectors.norm(dim=1, keepdim=True)
+        norms = of_each(vectors, lambda row: row.norm(dim=1, keepdim=True))
         levels = (vectors.abs() * (self.code.num_levels / norms.clamp(min=torch.finfo(norms.dtype).tiny))).add_(
             self.draws.per_worker(vectors.shape[1])
         )

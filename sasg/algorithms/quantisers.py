@@ -8,6 +8,7 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Part
 from sasg.cluster.value_codes import LevelCode, ValueCode
 from sasg.errors import UserError
+from sasg.rows import of_each
 
 
 class Quantiser(Part):
@@ -42,7 +43,7 @@ class LogUniformGroups(Quantiser):
 
     def __call__(self, values: Tensor) -> tuple[Tensor, Tensor]:
         magnitudes = values.abs()
-        groups = self._groups(magnitudes)
+        groups = of_each(magnitudes, self._groups)
         # not scatter_add, which on a GPU adds in any order, and slowly where all go to few places
         members = groups.unsqueeze(1) == torch.arange(self.num_groups, device=values.device).view(1, -1, 1)
         means = torch.where(members, magnitudes.unsqueeze(1), 0).sum(2) / members.sum(2).clamp_(min=1)  # [W, groups]

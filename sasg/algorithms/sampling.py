@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Gradients, Oracle, Workspace
+from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.draws import Draws
 from sasg.algorithms.triggers import Trigger
+from sasg.gradients import Gradients, Oracle
 
 
 class OneBySmoothness(Trigger):

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.aggregation import SumOfLatest
-from sasg.algorithms.algorithm import Algorithm, Gradients, Oracle, Schedule, Workspace
+from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.lasg import AuthorsThreshold
 from sasg.algorithms.triggers import PastIterates
 from sasg.cluster import Nothing, Payload, Uploads
 from sasg.errors import UserError
+from sasg.gradients import Gradients, Oracle
 from sasg.rows import copy_rows_, squared_distances
 
 
@@ -107,7 +108,7 @@ class ServerTriggered(Algorithm):
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
         asked = self.rule(parameters) if self.cluster.is_server else None
         self.sent = self.cluster.request(asked, parameters)
-        gradients = oracle(parameters, sent=self.sent)
+        gradients = oracle.of(parameters, self.sent)
         gradients.write_(self._scaled, self.step_size, self.sent)
         side = self._estimate(gradients, oracle, parameters) if self.estimates else None
         payload = Payload(self._scaled, side=side, lasting=not self._scaled.is_cuda)
@@ -120,7 +121,7 @@ class ServerTriggered(Algorithm):
 
     def _estimate(self, gradients: Gradients, oracle: Oracle, parameters: Tensor) -> Tensor:
         """|| g_m(w^k) - g_m(w^(k_m)) || / || w^k - w^(k_m) || for those who are asked, [W, 1]; w^k becomes w^(k_m)."""
-        change = gradients.squared_distance(oracle(self.downloaded, sent=self.sent))
+        change = gradients.squared_distance(oracle.of(self.downloaded, self.sent))
         distance = squared_distances(self.downloaded, parameters, self.sent)
         known = (self.iteration > 0) & (distance > 0)
         copy_rows_(self.downloaded, parameters, self.sent)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sasg.cluster import Segment
-from sasg.rows import Products, has_kernels, sending
+from sasg.gradients import Gradients
+from sasg.rows import has_kernels, sending
 
 _SMALL = 65_536  # longer segments are thinned before the selection
 _SURPLUS = 1.6  # how many times as many as are kept the threshold should let through
@@ -29,28 +30,26 @@ class TopKSelector:
         self._kernels = None  # on a GPU
         self._selections: dict[int, _Selection] = {}  # on a CPU, by the segment's start
 
-    def __call__(
-        self, vectors: Tensor, sent: Tensor | None, clear: bool = False, products: Products | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, vectors: Tensor, sent: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values and positions [W, K] of `vectors` [W, d], positions ascending in each segment.
 
         Rows that do not send are not looked at and hold something finite. On a GPU the next call overwrites the result.
-        clear: set what is selected to zero in `vectors`. products: that it `can_add`, to the rows that send, first.
+        """
+        return self._on_gpu(vectors, sent) if vectors.is_cuda else self._on_cpu(vectors, sent)
+
+    def take_(
+        self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Add scale * gradients to the rows that send, select, and set to zero there what is selected.
+
+        On the CPU a long segment whose gradients are a product of few terms is looked through while it is added to.
         """
         if not vectors.is_cuda:
-            return self._on_cpu(vectors, sent, clear, products or {})
-        assert not products, "they are for the CPU"
+            return self._on_cpu(vectors, sent, gradients, scale)
+        gradients.add_(vectors, scale, sent)
         values, indices = self._on_gpu(vectors, sent)
-        if clear:
-            self._clear_on_gpu(vectors, indices, sent)
+        self._clear_on_gpu(vectors, indices, sent)
         return values, indices
-
-    def can_add(self, start: int, size: int, num_terms: int) -> bool:
-        """On a CPU: whether products of so many terms are added to `size` entries from `start` while these are read."""
-        from sasg.algorithms import scan
-
-        segment = self._starts.get(start)
-        return segment is not None and segment.size == size and _is_long(segment) and num_terms <= scan.MAX_TERMS
 
     def _on_gpu(self, vectors: Tensor, sent: Tensor | None) -> tuple[Tensor, Tensor]:
         if not has_kernels(vectors):
@@ -81,8 +80,13 @@ class TopKSelector:
         return vectors.gather(1, indices), indices
 
     def _on_cpu(
-        self, vectors: Tensor, sent: Tensor | None, clear: bool, products: Products
+        self,
+        vectors: Tensor,
+        sent: Tensor | None,
+        gradients: Gradients | None = None,
+        scale: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
+        """With `gradients`: taken as in `take_`."""
         rows = sending(sent, len(vectors))
         array = vectors.numpy()
         indices = np.zeros((len(vectors), sum(segment.kept for segment in self.segments)), dtype=np.int64)
@@ -92,12 +96,19 @@ class TopKSelector:
             if start not in self._selections:
                 self._selections[start] = _Selection(segment, array.dtype)
             select = self._selections[start]
-            part = array[:, start : start + segment.size]
+            entries = slice(start, start + segment.size)
+            factors = []
+            if gradients is not None:
+                product = gradients.product(entries)
+                if product is not None and select.can_add(product[0].shape[1]):
+                    left, right = product
+                    factors = [(left * scale).contiguous().numpy(), right.contiguous().numpy()]
+                else:
+                    gradients.add_(vectors, scale, sent, entries)
             chosen, taken = (whole[:, filled : filled + segment.kept] for whole in (indices, values))
-            factors = [factor.numpy() for factor in products.get(start, ())]
             for row in rows:
-                product = [factor[row] for factor in factors]
-                select(part[row], product, clear, chosen[row], taken[row])
+                own = [factor[row] for factor in factors]
+                select(array[row, entries], own, gradients is not None, chosen[row], taken[row])
             chosen += start
             filled += segment.kept
         return torch.from_numpy(values), torch.from_numpy(indices)
@@ -110,7 +121,7 @@ class _Selection:
     """
 
     def __init__(self, segment: Segment, dtype: np.dtype):
-        from sasg.algorithms import scan  # numba takes long to import
+        from sasg.kernels import scan  # numba takes long to import
 
         self._scan = scan
         self._kept, self._is_long = segment.kept, _is_long(segment)
@@ -121,6 +132,10 @@ class _Selection:
         self._magnitudes = np.empty(segment.size, dtype)
         line = min(segment.size, _LINE)
         self._nothing = [np.empty((0, -(-segment.size // line)), dtype), np.empty((0, line), dtype)]
+
+    def can_add(self, num_terms: int) -> bool:
+        """Whether a product of so many terms is added while a row is read."""
+        return self._is_long and num_terms <= self._scan.MAX_TERMS
 
     def __call__(
         self, row: np.ndarray, product: list[np.ndarray], clear: bool, chosen: np.ndarray, values: np.ndarray

@@ -6,8 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Gradients, Oracle, Part, Schedule, Workspace
+from sasg.algorithms.algorithm import Part, Schedule, Workspace
 from sasg.errors import UserError
+from sasg.gradients import Gradients, Oracle
 from sasg.rows import copy_rows_
 
 
@@ -122,7 +123,7 @@ class GradientChange(PastIterates, LazyTrigger):
     """Rules on || g_m(w^k) - g_m(w^(k_m)) ||^2, with both gradients on the same mini-batch."""
 
     def _difference(self, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> Tensor:
-        return gradients.squared_distance(oracle(self.past, rows=self.comparison, early=True))
+        return gradients.squared_distance(oracle.at(self.past, self.comparison))
 
 
 class Lazy(GradientChange):

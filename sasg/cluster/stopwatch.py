@@ -5,7 +5,6 @@ run has no phases, so there it is a NoStopwatch.
 """
 
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -20,10 +19,6 @@ class NoStopwatch:
 
     def enter(self, phase: str | None) -> None:
         """Now `phase` begins; None: what follows is not measured."""
-
-    def timed(self, call: Callable, phase: str, then: str) -> Callable:
-        """`call` as the phase `phase`, followed by the phase `then`."""
-        return call
 
     def take(self) -> dict[str, float | None]:
         """Seconds of each phase since the last call."""
@@ -44,15 +39,6 @@ class Stopwatch(NoStopwatch):
         if self._phase is not None:
             self._seconds[self._phase] += now - self._since
         self._phase, self._since = phase, now
-
-    def timed(self, call: Callable, phase: str, then: str) -> Callable:
-        def wrapped(*arguments, **options):
-            self.enter(phase)
-            result = call(*arguments, **options)
-            self.enter(then)
-            return result
-
-        return wrapped
 
     def take(self) -> dict[str, float | None]:
         taken, self._seconds = self._seconds, dict.fromkeys(PHASES, 0.0)

@@ -112,8 +112,8 @@ class Problem:
         self.layout.flatten((p.detach() for p in model.parameters()), out=self.parameters)
         self.oracle = Oracle(
             engine,
+            self.batches,
             self.running,
-            len(workers),
             config.weight_decay,
             like=self.parameters,
             bfloat16=config.precision == "bf16",

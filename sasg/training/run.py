@@ -19,7 +19,7 @@ from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset
 from sasg.training.phases import phase_columns, phases_table
 from sasg.training.progress import Progress, metric_text
-from sasg.training.provenance import code_sha256, device_name, git_commit, versions
+from sasg.training.provenance import code_sha256, device_name, git_commit, processor, versions
 from sasg.training.run_folder import CHECKPOINT, NoFolder, RunFolder, folder_of
 from sasg.training.tracker import Tracker, make_tracker
 from sasg.training.trainer import Trainer, check_parts
@@ -250,6 +250,7 @@ class _Run:
             "cluster": self.cluster.describe(),
             "data": self.dataset.origin,
             "versions": versions(),
+            "processor": processor(),
             "commit": self.config.commit or git_commit(),
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
         }

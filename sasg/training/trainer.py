@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Gradients, Workspace
+from sasg.algorithms.algorithm import Algorithm, Workspace
 from sasg.cluster import Cluster, Ledger
 from sasg.cluster.codes import CODES, check_codes
 from sasg.cluster.links import Link
-from sasg.cluster.stopwatch import NoStopwatch
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.parts import build, resolve
@@ -73,11 +72,10 @@ class Trainer:
             self.num_iterations = min(self.num_iterations, config.max_iterations)
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
-        self._position = torch.zeros((), dtype=torch.int64, device=device)  # mini-batches of the epoch that are used
         self._captures = device.type == "cuda" and cluster.capturable
         self._run_step: Callable[[], None] = Captured(self._step) if self._captures else self._step
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
-        self._oracle = _IterationOracle(self.problem, self._position, cluster.stopwatch)
+        self.problem.oracle.stopwatch = cluster.stopwatch
 
     @property
     def epoch(self) -> int:
@@ -104,7 +102,7 @@ class Trainer:
         if self._captures and self.algorithm.phase != phase:
             self._run_step = Captured(self._step)
         self._proximal_step.fill_(self.schedule(self.epoch) * self.cluster.num_workers)
-        self._position.fill_(position * self.algorithm.local_steps)
+        self.problem.oracle.go_to(position * self.algorithm.local_steps)
 
     def _proximal(self, parameters: Tensor) -> None:
         self.problem.objective.proximal_(parameters, self._proximal_step)
@@ -112,12 +110,11 @@ class Trainer:
     @torch.no_grad()
     def _step(self) -> None:
         """The part of an iteration that runs on the device alone."""
-        problem, oracle = self.problem, self._oracle
-        self.cluster.stopwatch.enter("other")
+        oracle = self.problem.oracle
         oracle.begin()
-        self.algorithm.step(oracle, problem.parameters)
+        self.algorithm.step(oracle, self.problem.parameters)
         assert oracle.num_batches == self.algorithm.local_steps, f"used {oracle.num_batches} mini-batches"
-        self.records.add(problem.oracle.loss, self.algorithm)
+        self.records.add(oracle.loss, self.algorithm)
         self.cluster.stopwatch.enter(None)
 
     def evaluate(self) -> tuple[dict[str, Any], Tensor]:
@@ -212,36 +209,6 @@ class Trainer:
             cluster.spread(tensor)
         for name in ("row", "threshold"):
             cluster.spread(self.records.state()[name])
-
-
-class _IterationOracle:
-    """The oracle as an iteration sees it: it goes on through the epoch's mini-batches, and its passes are phases."""
-
-    def __init__(self, problem: Problem, position: Tensor, stopwatch: NoStopwatch):
-        """position: int64 scalar on the device, the next mini-batch of the epoch; goes on with each that is loaded."""
-        self._problem, self._position, self._stopwatch = problem, position, stopwatch
-        # what follows a pass is the selection of what to upload
-        self._first_pass = stopwatch.timed(problem.oracle, "gradient", then="selection")
-        self._other_pass = stopwatch.timed(problem.oracle, "comparison", then="selection")
-
-    def begin(self) -> None:
-        """Start an iteration."""
-        self.num_batches = 0
-        self._load(self._problem.oracle.load)
-
-    def advance(self) -> None:
-        self._stopwatch.enter("other")
-        self._load(self._problem.oracle.load_next)
-
-    def _load(self, load: Callable[[Tensor, Tensor], None]) -> None:
-        load(*self._problem.batches.batch(self._position))
-        self._position.add_(1)
-        self.num_batches += 1
-        self._timed = self._first_pass
-
-    def __call__(self, parameters: Tensor, **options: Any) -> Gradients:
-        timed, self._timed = self._timed, self._other_pass
-        return timed(parameters, **options)
 
 
 def _shapes(state: dict[str, Any]) -> dict[tuple[str, str], torch.Size | None]:

@@ -13,12 +13,12 @@ from torch import nn
 from sasg.errors import UserError
 from sasg.problem.gradients.batched import BatchedEngine
 from sasg.problem.gradients.engine import Engine, PerSampleLoss
-from sasg.problem.gradients.gradients import DenseGradients, Gradients
+from sasg.problem.gradients.gradients import DenseGradients
 from sasg.problem.gradients.loop import LoopEngine
 from sasg.problem.gradients.streams import StreamsEngine
 from sasg.problem.gradients.vmap import VmapEngine
 
-__all__ = ["ENGINES", "DenseGradients", "Engine", "Gradients", "PerSampleLoss", "make_engine"]
+__all__ = ["ENGINES", "DenseGradients", "Engine", "PerSampleLoss", "make_engine"]
 
 ENGINES = ("loop", "vmap", "batched", "streams", "triton")
 
@@ -42,8 +42,9 @@ def make_engine(name: str, model: nn.Module, loss: PerSampleLoss) -> Engine:
 def _fastest(model: nn.Module) -> str:
     first = next(model.parameters())
     can_batch = BatchedEngine.supports(model)
-    if not first.is_cuda:
-        return "batched" if can_batch else "vmap"
+    if not first.is_cuda:  # where convolutions of some workers together could round otherwise than each by itself
+        only_linear = all(type(m) is nn.Linear for m in model.modules() if list(m.parameters(recurse=False)))
+        return "batched" if can_batch and only_linear else "loop"
     if can_batch and not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return "batched"
     on_tensor_cores = first.dtype == torch.float32 and torch.backends.cudnn.allow_tf32

@@ -2,11 +2,13 @@
 
 The model's own forward runs on the merged batch [W*B, ...]. Its layers with parameters are swapped for
 worker-aware ones, which take their weights from the flat parameters and write each worker's weight
-gradient straight into its row of the result: nothing is copied, and where workers share parameters the
-forward pass and the gradient with respect to the input are those of a plain batch.
+gradient straight into its row of the result.
+
+On the CPU the products of linear layers are made worker by worker, each from a worker's own samples alone: how a
+library orders a sum depends on the shapes that it is given, and so a worker's bits do not depend on who else is held
+by its process. Where only the sum over workers is asked for, and on a GPU, shared parameters meet one large batch.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sasg.errors import UserError
 from sasg.problem.gradients.engine import Engine, PerSampleLoss
-from sasg.problem.gradients.gradients import FactoredGradients, Factors
+from sasg.problem.gradients.gradients import FactoredGradients, Factors, write_product_
 from sasg.problem.normalisation import tracked_layers
-
-Workers = slice | Tensor  # a Tensor: int64, on the CPU
 
 _FACTORED_BATCH = 64  # samples per worker up to which Gram matrices are smaller than gradients
 
@@ -29,8 +29,9 @@ class _Pass:
     """The tensors of the pass in progress, by parameter or buffer name."""
 
     num_workers: int = 0
-    parameters: dict[str, Tensor] | None = None  # [*shape] shared, or [W, *shape]; [H, *shape] with groups
-    groups: list[tuple[int, Workers]] | None = None  # (row of the parameters, the workers that have it)
+    merged: bool = False  # whether a product may be one of all workers' samples, so that its rounding depends on them
+    parameters: dict[str, Tensor] | None = None  # [*shape] shared, or [W, *shape]; [H, *shape] with rows
+    rows: list[int] | None = None  # [W], each worker's row of the parameters
     gradients: dict[str, Tensor] | None = None  # [*shape] summed over workers, or [W, *shape]; None: keep factors
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)  # (x, delta) by weight name
     statistics: dict[str, Tensor] | None = None  # [W, C]
@@ -63,12 +64,17 @@ class BatchedEngine(Engine):
         )
 
     def per_worker(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor) -> Tensor:
-        self._pass.gradients = self.layout.views(out)
-        self._pass.statistics = self.statistics.views(statistics)
-        return self._run(parameters, x, y)
+        return self._dense(parameters, x, y, out, statistics, merged=x.is_cuda)
 
     def total(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor) -> Tensor:
-        return self.per_worker(parameters, x, y, out, statistics)
+        return self._dense(parameters, x, y, out, statistics, merged=True)
+
+    def _dense(
+        self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor, merged: bool
+    ) -> Tensor:
+        self._pass.gradients = self.layout.views(out)
+        self._pass.statistics = self.statistics.views(statistics)
+        return self._run(parameters, x, y, merged)
 
     def can_factor(self, x: Tensor) -> bool:
         return x.device.type == "cpu" and self._only_linear and x.shape[1] <= _FACTORED_BATCH
@@ -78,10 +84,8 @@ class BatchedEngine(Engine):
     ) -> tuple[Tensor, FactoredGradients]:
         p = self._pass
         p.gradients, p.factors = None, {}
-        if rows is not None:  # workers with the same parameters go through a layer together
-            p.groups = _groups(rows.tolist())
-        loss = self._run(parameters, x, y)
-        p.groups = None
+        p.rows = None if rows is None else rows.tolist()
+        loss = self._run(parameters, x, y, merged=False)
         offsets = dict(zip(self.layout.names, self.layout.offsets, strict=True))
         factors = [
             Factors(x, delta, offsets[name], offsets.get(name.removesuffix("weight") + "bias"))
@@ -89,15 +93,15 @@ class BatchedEngine(Engine):
         ]
         return loss, FactoredGradients(factors, self.layout.size)
 
-    def _run(self, parameters: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    def _run(self, parameters: Tensor, x: Tensor, y: Tensor, merged: bool) -> Tensor:
         p = self._pass
-        p.num_workers = len(x)
+        p.num_workers, p.merged = len(x), merged
         p.parameters = self.layout.views(parameters)
         with torch.enable_grad():
-            losses = self.loss(self.model(x.flatten(0, 1)), y.flatten()).view(len(x), -1).mean(1)
-            losses.sum().backward()
-        p.parameters = p.gradients = p.statistics = None
-        return losses.detach()
+            losses = self.loss(self.model(x.flatten(0, 1)), y.flatten())
+        losses.backward(torch.ones_like(losses) / x.shape[1])  # of each worker's mean
+        p.parameters = p.rows = p.gradients = p.statistics = None
+        return losses.detach().view(len(x), -1).mean(1)
 
 
 def _replaced(root: nn.Module, name: str, module: nn.Module) -> nn.Module:
@@ -129,21 +133,29 @@ class _Linear(_Swap):
 
 
 class _LinearFunction(torch.autograd.Function):
+    """x [W * B, ..., in] -> [W * B, ..., out]."""
+
     @staticmethod
     @torch.amp.custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # autocast is for convolutions
     def forward(ctx, anchor, x, num_workers, parameters, layer):
         weight, bias = parameters
-        ctx.layer, ctx.num_workers, ctx.groups = layer, num_workers, layer.current.groups
+        ctx.layer, ctx.num_workers = layer, num_workers
+        ctx.merged, ctx.rows = layer.current.merged, layer.current.rows
         ctx.save_for_backward(x, weight)
-        if weight.dim() == 2:
+        if ctx.merged and weight.dim() == 2:
             return F.linear(x, weight, bias)
-        x_W = x.view(num_workers, -1, x.shape[-1])
-        if ctx.groups is not None:
-            biases = [None] * len(weight) if bias is None else bias
-            return _in_groups(x_W, ctx.groups, lambda x, row: F.linear(x, weight[row], biases[row]))
-        if bias is None:
-            return torch.bmm(x_W, weight.mT).flatten(0, 1)
-        return torch.baddbmm(bias.unsqueeze(1), x_W, weight.mT).flatten(0, 1)
+        x_W = x.reshape(num_workers, -1, x.shape[-1])
+        if x.is_cuda:
+            y_W = torch.bmm(x_W, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x_W, weight.mT)
+        else:
+            y_W = x.new_empty(*x_W.shape[:2], weight.shape[-2])
+            own = _of_workers(weight, 2, ctx), _of_workers(bias, 1, ctx)
+            for x_m, weight_m, bias_m, y_m in zip(x_W, *own, y_W, strict=True):
+                if bias is None:
+                    torch.mm(x_m, weight_m.t(), out=y_m)
+                else:
+                    torch.addmm(bias_m, x_m, weight_m.t(), out=y_m)
+        return y_W.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, dy):
@@ -156,49 +168,34 @@ class _LinearFunction(torch.autograd.Function):
             _linear_gradients(x_W, dy_W, *ctx.layer.pair(p.gradients))
         dx = None
         if ctx.needs_input_grad[1]:
-            if weight.dim() == 2:
+            if ctx.merged and weight.dim() == 2:
                 dx = dy @ weight
-            elif ctx.groups is not None:
-                dx = _in_groups(dy_W, ctx.groups, lambda dy, row: dy @ weight[row])
-            else:
+            elif dy.is_cuda:
                 dx = torch.bmm(dy_W, weight).view_as(x)
+            else:
+                dx = torch.empty_like(x_W)
+                for dy_m, weight_m, dx_m in zip(dy_W, _of_workers(weight, 2, ctx), dx, strict=True):
+                    torch.mm(dy_m, weight_m, out=dx_m)
+                dx = dx.view_as(x)
         return None, dx, None, None, None
 
 
-def _groups(rows: list[int]) -> list[tuple[int, Workers]]:
-    """(row, the workers with it); neighbours as a slice, which is a view of their samples."""
-    groups = []
-    for row in sorted(set(rows)):
-        workers = [m for m, own in enumerate(rows) if own == row]
-        first, last = workers[0], workers[-1]
-        neighbours = last - first + 1 == len(workers)
-        groups.append((row, slice(first, last + 1) if neighbours else torch.tensor(workers)))
-    return groups
-
-
-def _in_groups(x: Tensor, groups: list[tuple[int, Workers]], layer: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """`layer`(samples of all workers of a group, its row), group by group: x [W, B, in] -> [W*B, out]."""
-    out = None
-    for row, workers in groups:
-        is_view = isinstance(workers, slice)
-        samples = x[workers] if is_view else x.index_select(0, workers)
-        part = layer(samples.flatten(0, 1), row)
-        part = part.view(-1, x.shape[1], part.shape[-1])
-        if out is None:
-            out = part.new_empty(len(x), *part.shape[1:])
-        if is_view:
-            out[workers] = part
-        else:
-            out.index_copy_(0, workers, part)
-    return out.flatten(0, 1)
+def _of_workers(parameter: Tensor | None, dims: int, ctx) -> list[Tensor | None]:
+    """Each worker's view of a parameter that has `dims` dimensions where all share it."""
+    if parameter is None or parameter.dim() == dims:
+        return [parameter] * ctx.num_workers
+    return list(parameter) if ctx.rows is None else [parameter[row] for row in ctx.rows]
 
 
 def _linear_gradients(x: Tensor, delta: Tensor, weight_gradient: Tensor, bias_gradient: Tensor | None) -> None:
     """Write a linear layer's gradients, by worker or summed, from x [W, B, in] and delta [W, B, out]."""
     if weight_gradient.dim() == 2:
         torch.mm(delta.flatten(0, 1).t(), x.flatten(0, 1), out=weight_gradient)
-    else:
+    elif x.is_cuda:
         torch.bmm(delta.mT, x, out=weight_gradient)
+    else:
+        for target, delta_m, x_m in zip(weight_gradient, delta.contiguous(), x.contiguous(), strict=True):
+            write_product_(target, delta_m, x_m)
     if bias_gradient is not None:
         torch.sum(delta, dim=(0, 1) if bias_gradient.dim() == 1 else 1, out=bias_gradient)
 

@@ -1,44 +1,20 @@
 """The gradients of W workers on one mini-batch each, dense or as the factors that they are products of."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sasg.rows import Leave, Products, has_kernels, sending
+from sasg.rows import has_kernels, sending
 
 
-class Gradients(ABC):
-    """Mini-batch mean gradients of W workers. `sent` [W] selects rows; None selects all."""
-
-    @abstractmethod
-    def squared_distance(self, other: "Gradients") -> Tensor:
-        """|| g_m - other_m ||^2 by worker, [W]; `other` is of the same kind, on the same mini-batches."""
-
-    @abstractmethod
-    def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        """target[m] = scale * g_m for the rows that send; target [W, d], scale a scalar. On a GPU others may change."""
-
-    @abstractmethod
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
-        """target[m] += scale * g_m for the rows that send; target [W, d], scale a scalar.
-
-        leave: which parts are not added where they are products; these are returned instead.
-        """
-
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """All rows, [W, d]."""
-
-
-class DenseGradients(Gradients):
-    """A tensor [W, d]; or [1, d], the sum over workers."""
+class DenseGradients:
+    """A tensor [W, d]."""
 
     def __init__(self, values: Tensor):
         self.values = values
 
-    def squared_distance(self, other: Gradients) -> Tensor:
+    def squared_distance(self, other: "DenseGradients") -> Tensor:
         if has_kernels(self.values):
             from sasg.gpu import rows
 
@@ -52,13 +28,16 @@ class DenseGradients(Gradients):
             for m in sending(sent, len(target)):
                 torch.mul(self.values[m], scale, out=target[m])
 
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, entries: slice | None = None) -> None:
         if target.is_cuda:
             target.addcmul_(self.values, scale if sent is None else torch.where(sent, scale, 0).unsqueeze(1))
-        else:
-            for m in sending(sent, len(target)):
-                target[m].add_(self.values[m], alpha=float(scale))
-        return {}
+            return
+        part = entries or slice(None)
+        for m in sending(sent, len(target)):
+            target[m, part].add_(self.values[m, part], alpha=float(scale))
+
+    def product(self, entries: slice) -> None:
+        return None
 
     def dense(self) -> Tensor:
         return self.values
@@ -77,8 +56,16 @@ class Factors:
     weight_offset: int
     bias_offset: int | None
 
+    @property
+    def weight_entries(self) -> slice:
+        return slice(self.weight_offset, self.weight_offset + self.delta.shape[2] * self.x.shape[2])
 
-class FactoredGradients(Gradients):
+    @property
+    def bias_entries(self) -> slice | None:
+        return None if self.bias_offset is None else slice(self.bias_offset, self.bias_offset + self.delta.shape[2])
+
+
+class FactoredGradients:
     """Gradients of linear layers, multiplied out only where a row is used.
 
     Memory traffic decides the time on a CPU: the distances need no gradient at all (Gram matrices of the
@@ -97,16 +84,19 @@ class FactoredGradients(Gradients):
             left, right = delta, mine.x
             if mine.x.data_ptr() != others.x.data_ptr():
                 left, right = torch.cat([delta, others.delta], 1), torch.cat([mine.x, mine.x - others.x], 1)
-            total = total + (torch.bmm(left, left.mT) * torch.bmm(right, right.mT)).sum((1, 2))
+            total = total + _gram(left).mul_(_gram(right)).sum((1, 2))
             if mine.bias_offset is not None:
                 total = total + delta.sum(1).square().sum(1)
         return total.clamp_(min=0)
 
     def write_(self, target: Tensor, scale: Tensor, sent: Tensor | None) -> None:
-        self._accumulate(target, scale, sent, keep=0)
+        self._accumulate(target, scale, sent, keep=False)
 
-    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, leave: Leave | None = None) -> Products:
-        return self._accumulate(target, scale, sent, keep=1, leave=leave)
+    def add_(self, target: Tensor, scale: Tensor, sent: Tensor | None, entries: slice | None = None) -> None:
+        self._accumulate(target, scale, sent, keep=True, entries=entries)
+
+    def product(self, entries: slice) -> tuple[Tensor, Tensor] | None:
+        return next(((f.delta, f.x) for f in self.factors if f.weight_entries == entries), None)
 
     def dense(self) -> Tensor:
         like = self.factors[0].x
@@ -124,22 +114,45 @@ class FactoredGradients(Gradients):
         return FactoredGradients(factors, self.num_parameters)
 
     def _accumulate(
-        self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: int, leave: Leave | None = None
-    ) -> Products:
-        products: Products = {}
+        self, target: Tensor, scale: Tensor, sent: Tensor | None, keep: bool, entries: slice | None = None
+    ) -> None:
+        rows = sending(sent, len(target))
         for f in self.factors:
-            delta = f.delta * scale
-            totals = delta.sum(1)
-            shape = (delta.shape[2], f.x.shape[2])
-            size = shape[0] * shape[1]
-            leaves = leave is not None and leave(f.weight_offset, size, delta.shape[1])
-            if leaves:
-                products[f.weight_offset] = delta.contiguous(), f.x.contiguous()
-            for m in sending(sent, len(target)):
-                if not leaves:
-                    weight = target[m, f.weight_offset : f.weight_offset + size].view(shape)
-                    torch.addmm(weight, delta[m].t(), f.x[m], beta=keep, out=weight)
-                if f.bias_offset is not None:
-                    bias = target[m, f.bias_offset : f.bias_offset + shape[0]]
-                    bias.add_(totals[m]) if keep else bias.copy_(totals[m])
-        return products
+            weight, bias = (part if _holds(entries, part) else None for part in (f.weight_entries, f.bias_entries))
+            if weight is None and bias is None:
+                continue
+            delta, x = (f.delta * scale).contiguous(), f.x.contiguous()
+            if weight is not None:
+                for m in rows:
+                    write_product_(target[m, weight].view(delta.shape[2], x.shape[2]), delta[m], x[m], keep)
+            if bias is not None:
+                totals = delta.sum(1)
+                for m in rows:
+                    target[m, bias].add_(totals[m]) if keep else target[m, bias].copy_(totals[m])
+
+
+def _holds(entries: slice | None, part: slice | None) -> bool:
+    """Whether a parameter tensor's entries `part` (None: there is no such tensor) are among `entries` (None: all)."""
+    return part is not None and (entries is None or entries.start <= part.start < entries.stop)
+
+
+def write_product_(target: Tensor, left: Tensor, right: Tensor, keep: bool = False) -> None:
+    """target [o, i] = (keep: target +) left^T right, on the CPU; left [B, o], right [B, i], all contiguous.
+
+    Where it is compiled, every entry is summed in the same order, so that equal columns of `right` give equal columns
+    of the result: ties stay ties. BLAS promises no such thing, and on some processors does otherwise at the edges.
+    """
+    from sasg.kernels import scan  # numba takes long to import
+
+    if len(left) <= scan.MAX_TERMS:
+        scan.add(len(left))(target.view(-1).numpy(), left.numpy(), right.numpy(), keep)
+    else:
+        torch.addmm(target, left.t(), right, beta=keep, out=target)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """rows [W, n, i] -> [W, n, n], each worker's product by itself."""
+    products = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
+    for own, product in zip(rows, products, strict=True):
+        torch.mm(own, own.t(), out=product)
+    return products

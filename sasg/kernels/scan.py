@@ -74,6 +74,24 @@ else:
         return total
 
     @cache
+    def add(num_terms):
+        """The function (row, left, right, keep): row = left^T right, or row + left^T right if `keep`."""
+
+        @njit(cache=True)
+        def compiled(row, left, right, keep):
+            width = right.shape[1]
+            for line in range(left.shape[1]):
+                part = row[line * width : (line + 1) * width]
+                if keep:
+                    for j in range(width):
+                        part[j] += _product(left, right, line, j, num_terms)
+                else:
+                    for j in range(width):
+                        part[j] = _product(left, right, line, j, num_terms)
+
+        return compiled
+
+    @cache
     def sample(num_terms):
         @njit(cache=True)
         def compiled(row, left, right, magnitudes):
