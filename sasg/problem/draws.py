@@ -19,6 +19,8 @@ from sasg.problem.datasets import Dataset
 from sasg.problem.randomness import Purpose
 from sasg.problem.shards import cut, iid
 
+_EVALUATE_EVERY = 100  # iterations, in the published notebook
+
 
 def make_draws(config: Config, num_published_models: int | None) -> "Draws":
     """The kind of draws that config.draws names.
@@ -82,17 +84,16 @@ class Published(Draws):
 
     * one to the iterator over each worker's data loader, which makes nothing of it;
     * one to each worker's sampler, in the first iteration: the seed of the generator that shuffles the shard;
-    * one to each evaluation's iterator, again for nothing: every `evaluate_every` iterations of the run, and (once
-      more, should both coincide) at the epoch's end.
+    * one to each evaluation's iterator, again for nothing: every 100 iterations of the run, and (once more, should
+      both coincide) at the epoch's end.
 
-    So the words before an epoch can be counted.
+    So the words before an epoch can be counted. When this run is evaluated changes none of them.
     """
 
     def __init__(self, config: Config, num_models: int):
-        """num_models: how many are initialised."""
+        """num_models: how many the notebook initialises."""
         self.seed, self.num_models, self.num_workers = config.seed, num_models, config.cluster.workers
-        self.batch_size, self.evaluate_every = config.task.batch_size, config.evaluate_every
-        self.evaluates_epochs = config.evaluate_epochs
+        self.batch_size = config.task.batch_size
         self._after_models: Tensor | None = None  # state of torch's generator
 
     def initialised(self, make: Callable[[], nn.Module]) -> nn.Module:
@@ -110,9 +111,8 @@ class Published(Draws):
         return cut(order, num_workers)
 
     def order(self, worker: int, epoch: int, size: int) -> np.ndarray:
-        iterations = epoch * (size // self.batch_size)
-        evaluations = iterations // self.evaluate_every + epoch * self.evaluates_epochs
-        samplers = 2 * self.num_workers * epoch + evaluations + self.num_workers  # words before the epoch's first seed
+        num_evaluations = epoch * (size // self.batch_size) // _EVALUATE_EVERY + epoch
+        samplers = 2 * self.num_workers * epoch + num_evaluations + self.num_workers  # words before those of samplers
         generator = torch.Generator()
         generator.set_state(self._after_models)
         seed = torch.empty(samplers + worker + 1, dtype=torch.int64).random_(generator=generator)[-1]
