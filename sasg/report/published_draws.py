@@ -7,7 +7,7 @@ from typing import Any
 
 from sasg.report.epochs import Epoch, epochs_of, largest
 from sasg.report.names import method_name, percent
-from sasg.report.runs import Entry, Run
+from sasg.report.runs import Entry
 from sasg.report.tables import as_csv, as_markdown, write_and_show
 
 REPLAY = "replay.csv"
@@ -26,39 +26,41 @@ Key = tuple[str, int]  # method, seed
 def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
     """Write FILE.md, FILE.csv (a row per run) and FILE_epochs.csv, beside FOLDER/replay.csv; returns what to print."""
     replayed = _replayed(folder / REPLAY)
-    runs = [(entry, entry.run) for entry in entries if entry.run is not None]
-    by_epoch = {(entry.method, entry.config.seed): epochs_of(run) for entry, run in runs}
-    numbers = [_numbers(entry, run, by_epoch, replayed) for entry, run in runs]
-    missing = [[method_name(e.method), str(e.config.seed), *["not run"] * 9] for e in entries if e.run is None]
-    table = as_markdown(HEADER, [*map(_row, numbers), *missing])
-    documents = {
-        f"{file}.md": f"# The published notebook's draws\n\n{table}\n{_NOTES}",
-        f"{file}.csv": as_csv(numbers),
-        f"{file}_epochs.csv": as_csv(_epoch_rows(by_epoch, replayed)),
-    }
+    by_epoch = {_key(entry): epochs_of(entry.run) for entry in entries if _status(entry) == "finished"}
+    numbers = [_numbers(entry, by_epoch.get(_key(entry), []), replayed.get(_key(entry), [])) for entry in entries]
+    table = as_markdown(HEADER, [_row(found) for found in numbers])
+    documents = {f"{file}.md": f"# The published notebook's draws\n\n{table}\n{_NOTES}", f"{file}.csv": as_csv(numbers)}
+    if by_epoch:
+        documents[f"{file}_epochs.csv"] = as_csv(_epoch_rows(by_epoch, replayed))
     return write_and_show(folder, documents, table)
 
 
-def _numbers(
-    entry: Entry, run: Run, by_epoch: Mapping[Key, list[Epoch]], replayed: Mapping[Key, list[dict[str, str]]]
-) -> dict[str, Any]:
-    key = entry.method, entry.config.seed
-    rows, crossing = replayed.get(key, []), run.summary["crossing"]
-    beside = [ours.minus(_epoch(row)) for ours, row in zip(by_epoch[key], rows)]
-    apart = largest(beside) if beside else None
+def _key(entry: Entry) -> Key:
+    return entry.method, entry.config.seed
+
+
+def _status(entry: Entry) -> str:
+    return entry.run.summary["status"] if entry.run else "not run"
+
+
+def _numbers(entry: Entry, epochs: Sequence[Epoch], replayed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """A run's row: None where it is not finished, or not replayed."""
+    summary: Mapping[str, Any] = entry.run.summary if epochs else {}
+    crossing = summary.get("crossing") or {}
+    beside = [ours.minus(_epoch(row)) for ours, row in zip(epochs, replayed)]
+    apart = _columns(largest(beside) if beside else None)
     return {
         "method": entry.method,
         "seed": entry.config.seed,
-        "crossing": crossing and crossing["iteration"],
-        "rounds": crossing and crossing["rounds"],
-        "final_top1": run.summary["final"]["top1"],
-        "skipped": sum(epoch.num_skipped for epoch in by_epoch[key]),
-        "skipped_share": run.summary["skipped_share"],
-        "replay_epochs": len(rows),
-        "replay_crossing": int(rows[-1]["crossing"]) if rows and rows[-1]["crossing"] else None,
-        "training_loss_differs_by": apart and apart.training_loss,
-        "top1_differs_by": apart and apart.top1,
-        "skipped_differs_by": apart and apart.num_skipped,
+        "status": _status(entry),
+        "crossing": crossing.get("iteration"),
+        "rounds": crossing.get("rounds"),
+        "final_top1": epochs[-1].top1 if epochs else None,
+        "skipped": sum(epoch.num_skipped for epoch in epochs) if epochs else None,
+        "skipped_share": summary.get("skipped_share"),
+        "replay_epochs": len(replayed),
+        "replay_crossing": int(replayed[-1]["crossing"]) if replayed and replayed[-1]["crossing"] else None,
+        **{f"{name}_differs_by": value for name, value in apart.items()},
     }
 
 
@@ -66,17 +68,17 @@ def _row(found: Mapping[str, Any]) -> list[str]:
     def whole(name: str) -> str:
         return "none" if found[name] is None else f"{found[name]:,}"
 
-    cells = [method_name(found["method"]), str(found["seed"]), whole("crossing"), whole("rounds")]
-    cells += [percent(found["final_top1"]), f"{found['skipped']:,} ({percent(found['skipped_share'], 1)})"]
-    if not found["replay_epochs"]:
-        return [*cells, *["not run"] * 5]
-    apart = f"{found['training_loss_differs_by']:.4f}", f"{100 * found['top1_differs_by']:.2f}"
-    return [*cells, whole("replay_epochs"), whole("replay_crossing"), *apart, whole("skipped_differs_by")]
+    cells, of_replay = [found["status"]] * 4, ["not run"] * 5
+    if found["status"] == "finished":
+        skipped = f"{found['skipped']:,} ({percent(found['skipped_share'], 1)})"
+        cells = [whole("crossing"), whole("rounds"), percent(found["final_top1"]), skipped]
+    if found["training_loss_differs_by"] is not None:
+        apart = f"{found['training_loss_differs_by']:.4f}", f"{100 * found['top1_differs_by']:.2f}"
+        of_replay = [whole("replay_epochs"), whole("replay_crossing"), *apart, whole("skipped_differs_by")]
+    return [method_name(found["method"]), str(found["seed"]), *cells, *of_replay]
 
 
-def _epoch_rows(
-    by_epoch: Mapping[Key, list[Epoch]], replayed: Mapping[Key, list[dict[str, str]]]
-) -> list[dict[str, Any]]:
+def _epoch_rows(by_epoch: Mapping[Key, list[Epoch]], replayed: Mapping[Key, list[dict[str, str]]]) -> list[dict]:
     rows = []
     for (method, seed), epochs in by_epoch.items():
         others = replayed.get((method, seed), [])
