@@ -11,7 +11,7 @@ DEVICE ?=
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
 	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE))
 
-STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote
+STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws
 
 .PHONY: help setup demo test lint benchmark reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
 	reproduce-figures report clean
@@ -28,6 +28,7 @@ help:
 	@echo "make reproduce-table3  Table III on real links: as root on shaped ones (15 minutes)"
 	@echo "make reproduce-lasg    LASG's four rules beside SGD, LAG and local SGD on MNIST by class (10 minutes)"
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
+	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
 	@echo "make distributed       SASG on ten processes of this machine; TASKS=mnist chooses the task"
 	@echo "make reproduce         all of the paper's training runs and figures (a GPU's work)"
 	@echo "make reproduce-figures the figures of results/figures, from the runs that there are"

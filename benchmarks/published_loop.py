@@ -20,6 +20,7 @@ class PublishedLoop:
         self.alpha = alpha / step_size
         self.iteration = 0
         self.rounds = 0
+        self.losses = [0.0] * num_workers  # of the last iteration
         self.differences: list[float] = []  # squared norms of the last D - 1 updates
         zeros = [torch.zeros_like(p) for p in model.parameters()]
         self.memory = [copy.deepcopy(zeros) for _ in range(num_workers)]
@@ -32,7 +33,7 @@ class PublishedLoop:
         total = [torch.zeros_like(p) for p in self.model.parameters()]
         sent = []
         for m in range(self.num_workers):
-            gradients = _gradients(self.model, x[m], y[m])
+            gradients, self.losses[m] = _gradients(self.model, x[m], y[m])
             sent.append(not self.lazy or self._triggers(m, gradients, x[m], y[m]))
             if sent[m]:
                 self.last_uploads[m] = self._compress(m, gradients)
@@ -49,7 +50,7 @@ class PublishedLoop:
         return sent
 
     def _triggers(self, m: int, gradients: list[Tensor], x: Tensor, y: Tensor) -> bool:
-        old = _gradients(self.last_models[m], x, y)
+        old, _ = _gradients(self.last_models[m], x, y)
         difference = sum(float(((g - o) ** 2).sum()) for g, o in zip(gradients, old))
         first = self.iteration < self.max_delay
         threshold = self.alpha * sum(self.differences) / self.num_workers**2
@@ -76,7 +77,9 @@ class PublishedLoop:
         return uploads
 
 
-def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> list[Tensor]:
+def _gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[list[Tensor], float]:
+    """With the loss."""
     model.zero_grad()
-    F.cross_entropy(model(x), y).backward()
-    return [p.grad.clone() for p in model.parameters()]
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    return [p.grad.clone() for p in model.parameters()], loss.item()

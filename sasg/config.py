@@ -155,6 +155,7 @@ class Config:
     epochs: int
     objective: dict | None = None  # what is minimised; None: cross entropy, judged by accuracies
     seed: int = 1
+    draws: Literal["counter", "published"] = "counter"  # of weights, shards and epochs' orders; see problem.draws
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp64", "fp32", "tf32", "bf16"] = "tf32"  # of the passes; states are fp32 (fp64 for fp64)

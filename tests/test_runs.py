@@ -259,6 +259,7 @@ class TestName:
         "override",
         [
             ["seed=2"],
+            ["draws=published"],
             ["epochs=41"],
             ["max_iterations=5"],
             ["evaluate_every=7"],

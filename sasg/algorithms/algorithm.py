@@ -122,11 +122,13 @@ class Algorithm(Part, ABC):
     hold what the decision compared, or None for methods that do not decide.
     phase: names what `step` does, where that changes with the epoch (in `begin_epoch`): a GPU then captures it anew.
     local_steps: H, the mini-batches that an iteration uses; an epoch has floor(mini-batches / H) iterations.
+    num_published_models: how many models the published notebook initialises for it; None: it has no such method.
     parameters_at_server: between requests the server alone has the right parameters. They are spread before an
     evaluation, a checkpoint holds the server's, and workers that do not upload count in no training loss.
     """
 
     phase: str = ""
+    num_published_models: int | None = None
     local_steps: int = 1
     parameters_at_server: ClassVar[bool] = False
     sent: Tensor | None = None

@@ -36,6 +36,7 @@ class Composed(Algorithm):
         self.feedback: Feedback = build("algorithm.feedback", feedback, Feedback)
         self.aggregation: Aggregation = build("algorithm.aggregation", aggregation, Aggregation)
         self.reduction = reduction
+        self.num_published_models = self.trigger.num_published_models
         if isinstance(self.feedback, ErrorMemory) and isinstance(self.compressor, Identity):
             raise UserError("algorithm: identity transmits everything, so an error memory stays empty; use NoFeedback")
 

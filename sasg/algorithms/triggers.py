@@ -1,7 +1,7 @@
 """When does a worker upload?"""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Trigger(Part):
 
     difference: Tensor | None = None  # [W], what the last decision compared with `threshold`
     threshold: Tensor | None = None  # scalar
+    num_published_models: ClassVar[int | None] = None  # see `Algorithm`
 
     @abstractmethod
     def __call__(self, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> Tensor | None:
@@ -28,6 +29,8 @@ class Trigger(Part):
 
 class Always(Trigger):
     """Every worker uploads in every iteration (SGD, Sparse)."""
+
+    num_published_models = 1
 
     def __call__(self, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> None:
         return None
@@ -146,6 +149,8 @@ class Lazy(GradientChange):
         "paper": 1 on upload, +1 per skip, forced when it reaches D.
     threshold_step_size: gamma in alpha_j follows the schedule one epoch "late" (published code), or is "current".
     """
+
+    num_published_models = 2  # the other holds a worker's w^(k_m)
 
     def __init__(
         self,

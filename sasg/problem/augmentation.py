@@ -28,7 +28,7 @@ class Augmentation:
         self.height, self.width = image_shape[1:]
         self.dtype = dtype
         self.rotates = any(source.rotation for source in sources)
-        self.moves = self.rotates or any(source.crop or source.flip for source in sources)
+        self.moves = any(source.is_augmented for source in sources)
         # Normalisation is image * scale + shift, computed in float32 at least.
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         mean = torch.tensor([source.mean for source in sources], dtype=torch.float64)

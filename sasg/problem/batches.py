@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from sasg.errors import UserError
-from sasg.problem import randomness
 from sasg.problem.augmentation import Augmentation
 from sasg.problem.datasets import Dataset
-from sasg.problem.randomness import Purpose
+from sasg.problem.draws import Draws
 
 CACHE_BYTES = 200e6  # a normalised test set up to this size is kept
 
@@ -35,10 +34,12 @@ class Batches:
         workers: range,
         batch_size: Literal["full"] | int,
         seed: int,
+        draws: Draws,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
         """shards: indices into dataset.train of all M workers; workers: those held here (W of them).
+        seed: of the augmentation; draws: of the order of an epoch.
 
         UserError if a batch is longer than a shard.
         """
@@ -49,7 +50,7 @@ class Batches:
             raise UserError(
                 f"task.batch_size={batch_size}: must be between 1 and {size}, the samples in a worker's shard"
             )
-        self.workers, self.batch_size, self.seed = workers, batch_size, seed
+        self.workers, self.batch_size, self.seed, self.draws = workers, batch_size, seed, draws
         self.num_workers = len(shards)  # M
         #: The shard's remainder, less than one batch, is another one every epoch and is left out.
         self.iterations_per_epoch = size // batch_size
@@ -76,7 +77,7 @@ class Batches:
         self._draws = torch.zeros((*shape, num_draws), dtype=torch.int32, device=device)
 
     def start_epoch(self, epoch: int) -> None:
-        """Shuffles the shards for `epoch` (from 0); every draw is keyed by (seed, purpose, worker, epoch)."""
+        """Shuffles the shards for `epoch` (from 0); draws depend on nothing drawn before."""
         if self._is_constant:
             return
         num_iterations, num_workers, batch_size = self._order.shape
@@ -87,7 +88,7 @@ class Batches:
         for row, worker in enumerate(self.workers):
             local = np.arange(size)
             if not self.is_full:
-                local = randomness.permutation(self.seed, Purpose.SHUFFLE, worker, epoch, n=size)[:used]
+                local = self.draws.order(worker, epoch, size)[:used]
             drawn = self.augmentation.draw(self.seed, worker, epoch, self._shard_sources[row, local])
             order[:, row] = row * size + local.reshape(num_iterations, batch_size)
             draws[:, row] = drawn.reshape(num_iterations, batch_size, draws.shape[-1])

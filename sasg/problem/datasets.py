@@ -43,6 +43,11 @@ class Source:
     flip: bool = False  # random horizontal flip
     rotation: float = 0.0  # random rotation by up to this many degrees either way
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether training images are moved at random."""
+        return bool(self.crop or self.flip or self.rotation)
+
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise UserError(f"{self.name}: mean {self.mean} and std {self.std} need one number per channel, std > 0")

@@ -14,12 +14,12 @@ from sasg.errors import UserError
 from sasg.parts import build
 from sasg.problem.batches import Batches
 from sasg.problem.datasets import Dataset
+from sasg.problem.draws import Counter, Draws
 from sasg.problem.full_objective import FullObjective, Smoothness
 from sasg.problem.gradients import make_engine
 from sasg.problem.normalisation import RunningStatistics
 from sasg.problem.objectives import CrossEntropy, Objective, SumObjective
 from sasg.problem.oracle import Oracle
-from sasg.problem.randomness import Purpose, torch_seed
 
 OWN_STATISTICS = "_own_statistics"
 """At the end of a column of accuracies for which BatchNorm has each source's own running statistics."""
@@ -55,13 +55,14 @@ def build_objective(config: Config) -> Objective:
     return objective
 
 
-def build_model(config: Config, dataset: Dataset) -> nn.Module:
-    """The model with its starting parameters, which depend on the seed alone."""
+def build_model(config: Config, dataset: Dataset, draws: Draws | None = None) -> nn.Module:
+    """The model with its starting parameters, which depend on the seed (and the draws: counters by default) alone."""
+    num_outputs = dataset.num_classes if config.objective is None else 1
+    given = {"image_shape": dataset.image_shape, "num_classes": num_outputs}
+    draws = draws or Counter(config.seed)
+    model = draws.initialised(lambda: build("model", config.model, nn.Module, **given))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(config.seed, Purpose.INIT))
-        num_outputs = dataset.num_classes if config.objective is None else 1
-        given = {"image_shape": dataset.image_shape, "num_classes": num_outputs}
-        model = build("model", config.model, nn.Module, **given)
+        torch.manual_seed(0)
         _try_out(model, dataset, num_outputs, 1 if config.task.batch_size == 1 else 2)
     return model
 
@@ -88,21 +89,21 @@ def _try_out(model: nn.Module, dataset: Dataset, num_outputs: int, num_images: i
 class Problem:
     """What W workers learn: their mini-batches, the oracle for gradients, and the test set."""
 
-    def __init__(self, config: Config, dataset: Dataset, workers: range, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        workers: range,
+        device: torch.device,
+        dtype: torch.dtype,
+        draws: Draws,
+    ):
         num_workers = config.cluster.workers
         self.dataset = dataset
         self.objective = build_objective(config)
-        train = dataset.train
-        shards = build(
-            "shards",
-            config.shards,
-            labels=train.labels.numpy(),
-            sources=train.sources.numpy(),
-            num_workers=num_workers,
-            seed=config.seed,
-        )
-        self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, device, dtype)
-        model = build_model(config, dataset).to(device, dtype)
+        shards = draws.shards(config.shards, dataset, num_workers)
+        self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, draws, device, dtype)
+        model = build_model(config, dataset, draws).to(device, dtype)
         engine = make_engine(config.gradients, model, self.objective.losses)
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]
         running = RunningStatistics(model, workers, config.preset.batchnorm, groups)

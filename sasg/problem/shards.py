@@ -14,13 +14,13 @@ from sasg.problem.randomness import Purpose
 
 def iid(labels: np.ndarray, sources: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:
     """One random permutation cut into equal shards (the paper's)."""
-    return _cut(randomness.permutation(seed, Purpose.SHARDS, n=len(labels)), num_workers)
+    return cut(randomness.permutation(seed, Purpose.SHARDS, n=len(labels)), num_workers)
 
 
 def by_class(labels: np.ndarray, sources: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:
     """Sorted by label and cut into contiguous shards; random order within a label."""
     order = randomness.permutation(seed, Purpose.SHARDS, n=len(labels))
-    return _cut(order[np.argsort(labels[order], kind="stable")], num_workers)
+    return cut(order[np.argsort(labels[order], kind="stable")], num_workers)
 
 
 def dirichlet(
@@ -60,7 +60,7 @@ def by_source(labels: np.ndarray, sources: np.ndarray, num_workers: int, seed: i
     shards: list[np.ndarray] = [order] * num_workers
     for source in range(num_sources):
         workers = range(source, num_workers, num_sources)
-        for worker, shard in zip(workers, _cut(order[sources[order] == source], len(workers)), strict=True):
+        for worker, shard in zip(workers, cut(order[sources[order] == source], len(workers)), strict=True):
             shards[worker] = shard
     shortest = min(map(len, shards))
     return [shard[:shortest] for shard in shards]
@@ -72,7 +72,8 @@ def _shard_size(num_samples: int, num_workers: int) -> int:
     return num_samples // num_workers
 
 
-def _cut(order: np.ndarray, num_workers: int) -> list[np.ndarray]:
+def cut(order: np.ndarray, num_workers: int) -> list[np.ndarray]:
+    """Contiguous equal parts."""
     size = _shard_size(len(order), num_workers)
     return [order[m * size : (m + 1) * size] for m in range(num_workers)]
 

@@ -14,6 +14,7 @@ from sasg.config import Config
 from sasg.errors import UserError
 from sasg.parts import build, resolve
 from sasg.problem.datasets import Dataset
+from sasg.problem.draws import make_draws
 from sasg.problem.problem import Problem, build_objective
 from sasg.training.graph import Captured
 from sasg.training.records import Records
@@ -25,7 +26,8 @@ _RECORDS_OF_WORKERS = ("loss", "sent", "difference")
 
 def check_parts(config: Config) -> None:
     """UserError if a part cannot be imported or refuses its options, before any data is read."""
-    build("algorithm", config.algorithm, Algorithm)
+    algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
+    make_draws(config, algorithm.num_published_models)
     build_objective(config)
     check_codes(config.index_codes or CODES)
     if config.link is not None:
@@ -42,7 +44,8 @@ class Trainer:
         device = cluster.device
         self.cluster = cluster
         self.algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
-        self.problem = Problem(config, dataset, cluster.workers, device, dtype)
+        draws = make_draws(config, self.algorithm.num_published_models)
+        self.problem = Problem(config, dataset, cluster.workers, device, dtype, draws)
         task = config.task
         step_size = self.problem.step_size(task.step_size)
         self.schedule = StepSchedule(
