@@ -43,7 +43,7 @@ class Trainer:
         device = cluster.device
         self.cluster = cluster
         self.algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
-        self.problem = Problem(config, dataset, cluster.workers, device, dtype)
+        self.problem = Problem(config, dataset, cluster.workers, device, dtype, cluster.largest)
         task = config.task
         step_size = self.problem.step_size(task.step_size)
         self.schedule = StepSchedule(
@@ -74,7 +74,7 @@ class Trainer:
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
         self._position = torch.zeros((), dtype=torch.int64, device=device)  # mini-batches of the epoch that are used
-        self._captures = device.type == "cuda" and cluster.capturable
+        self._captures = device.type == "cuda" and cluster.capturable and self.problem.choice.capturable
         self._run_step: Callable[[], None] = Captured(self._step) if self._captures else self._step
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
         self._oracle = _IterationOracle(self.problem, self._position, cluster.stopwatch)
