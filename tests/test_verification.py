@@ -97,8 +97,9 @@ def test_wrong_factors_are_found(monkeypatch, what, words):
 def test_a_failure_is_told(monkeypatch):
     monkeypatch.setattr(Sabotaged, "total", lambda *_: 1 / 0)
     choice = choose(monkeypatch, "auto", "nothing")
-    assert choice.notes == ("gradients: loop (not batched: fails (ZeroDivisionError: division by zero, test_verification.py:"
-                            f"{Sabotaged.total.__code__.co_firstlineno}))",)  # fmt: skip
+    line = Sabotaged.total.__code__.co_firstlineno
+    place = f"ZeroDivisionError: division by zero, test_verification.py:{line}"
+    assert choice.notes == (f"gradients: loop (not batched: fails ({place}))",)
 
 
 def test_bits_that_depend_on_the_other_worker(monkeypatch):

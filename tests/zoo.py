@@ -270,7 +270,6 @@ class hypernetwork(nn.Module):
 
 @case
 class fixed_point(Net):
-
     def __init__(self, shape, classes):
         super().__init__(shape, classes)
         self.c = nn.Linear(HIDDEN, HIDDEN)
@@ -287,7 +286,8 @@ class fixed_point(Net):
 
 @case(batched=True)
 def convolutions(shape, classes):
-    return Conv(shape, classes, nn.Sequential(nn.Conv2d(6, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=2, dilation=2)))
+    body = nn.Sequential(nn.Conv2d(6, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=2, dilation=2))
+    return Conv(shape, classes, body)
 
 
 @case(batched=True)
@@ -357,12 +357,14 @@ class convolution_3d(nn.Module):
 
 @case(batched=True)
 def batchnorm(shape, classes):
-    return Conv(shape, classes, nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6)))
+    body = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3, bias=False), nn.BatchNorm2d(6))
+    return Conv(shape, classes, body)
 
 
 @case(batched=True)
 def batchnorm_of_vectors(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.Linear(HIDDEN, classes))
+    first = nn.Linear(prod(shape), HIDDEN, bias=False)
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(HIDDEN), nn.Linear(HIDDEN, classes))
 
 
 @case(batched=True)
@@ -377,7 +379,8 @@ def small_resnet(shape, classes):
 
 @case
 def batchnorm_3d(shape, classes):
-    return nn.Sequential(nn.Unflatten(1, (1, shape[0])), nn.BatchNorm3d(1), nn.Flatten(), nn.Linear(prod(shape), classes))
+    layers = nn.Unflatten(1, (1, shape[0])), nn.BatchNorm3d(1), nn.Flatten(), nn.Linear(prod(shape), classes)
+    return nn.Sequential(*layers)
 
 
 @case
@@ -734,14 +737,14 @@ class branch_on_data(Net):
 
 @case
 def in_place_relu(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, classes))
+    first, second = nn.Linear(prod(shape), HIDDEN), nn.Linear(HIDDEN, classes)
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(inplace=True), second)
 
 
 @case(batched=True)
 def lazy(shape, classes):
-    return nn.Sequential(
-        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(HIDDEN), nn.Linear(HIDDEN, classes)
-    )
+    layers = nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(HIDDEN)
+    return nn.Sequential(*layers, nn.Linear(HIDDEN, classes))
 
 
 @case(batched=True)

@@ -122,7 +122,9 @@ def _watched_pass(model: nn.Module, images: Tensor, takes: str) -> Any:
         outputs = model(given)
     if watch.draws is not None or states != _generator_states():
         part = f"its {watch.draws} draws" if watch.draws else "it draws"
-        raise UserError(f"model: {part} at random while it trains (dropout?): a run could not be repeated; leave it out")
+        raise UserError(
+            f"model: {part} at random while it trains (dropout?): a run could not be repeated; leave it out"
+        )
     if not torch.equal(given, images):
         raise UserError("model: changes its input in place; let it work on a copy, x.clone()")
     for name, layer in tracked_layers(model):

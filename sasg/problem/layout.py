@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A model's parameters by name, without frozen ones (`requires_grad=False`); tied ones once, by their first name."""
+    """A model's parameters by name, without frozen ones (`requires_grad=False`); tied ones once, by their first name.
+
+    The order is that of `nn.Module.named_parameters`.
+    """
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 

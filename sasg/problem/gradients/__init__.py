@@ -24,7 +24,16 @@ from sasg.problem.gradients.streams import StreamsEngine
 from sasg.problem.gradients.verification import Verification
 from sasg.problem.gradients.vmap import VmapEngine
 
-__all__ = ["ENGINES", "Choice", "DenseGradients", "Engine", "Gradients", "PerSampleLoss", "choose_engine", "make_engine"]
+__all__ = [
+    "ENGINES",
+    "Choice",
+    "DenseGradients",
+    "Engine",
+    "Gradients",
+    "PerSampleLoss",
+    "choose_engine",
+    "make_engine",
+]
 
 ENGINES = ("loop", "vmap", "batched", "streams", "triton")
 

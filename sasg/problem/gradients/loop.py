@@ -20,8 +20,8 @@ class LoopEngine(Engine):
         for worker in range(len(x)):
             own = parameters if parameters.dim() == 1 else parameters[worker]
             leaves = {name: view.detach().requires_grad_() for name, view in self.layout.views(own).items()}
-            tensors = {**leaves, **self.statistics.views(statistics[worker])}
-            losses.append(functional_call(self._pass, {f"model.{n}": t for n, t in tensors.items()}, (x[worker], y[worker])))
+            tensors = {f"model.{n}": t for n, t in (leaves | self.statistics.views(statistics[worker])).items()}
+            losses.append(functional_call(self._pass, tensors, (x[worker], y[worker])))
             self.layout.flatten(map(_gradient, leaves.values()), out=out[worker])
         return torch.stack(losses)
 

@@ -1,10 +1,10 @@
 """Proof that a model treats each sample alone, which the `batched` engine needs: it merges the workers' mini-batches.
 
-The forward pass and the loss run once, on n samples, and every operator that touches a tensor with a row for each sample
-must be one of those below, used so that row i of its result depends on row i of its arguments. That is said of
-operators, not found by trying them on data. What follows from it: derivatives treat rows alone, too, unless somebody
-wrote them by hand, so custom autograd functions and hooks on tensors are not taken. The layers that the engine swaps
-know about workers; each must be called once, on one row a sample.
+The forward pass and the loss run once, on n samples, and every operator that touches a tensor with a row for each
+sample must be one of those below, used so that row i of its result depends on rows i of its arguments alone. That is
+known of the operators, not found by trying them on data. Derivatives then treat rows alone, too, unless somebody wrote
+them by hand, so custom autograd functions and hooks on tensors are not taken. The layers that the engine swaps know
+about workers; each must be called once, with one row a sample.
 """
 
 import copy
@@ -21,37 +21,41 @@ from torch.utils._pytree import tree_leaves
 from sasg.problem.gradients.batched import SWAPS
 from sasg.problem.gradients.engine import PerSampleLoss
 
+
+def _operators(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
 #: on entries; other arguments are numbers, or the same for all rows. A trailing _ (in place) is left out here.
-ENTRYWISE = frozenset(
-    """abs add addcdiv addcmul bitwise_and bitwise_not bitwise_or binary_cross_entropy binary_cross_entropy_with_logits
-    ceil celu clamp clamp_max clamp_min copy cos cosh div elu eq erf exp exp2 expm1 fill floor floor_divide fmod ge gelu
-    gt hardsigmoid hardswish hardtanh huber_loss isfinite isinf isnan le leaky_relu lerp log log10 log1p log2 log_sigmoid
-    log_sigmoid_forward logical_and logical_not logical_or logical_xor lt masked_fill maximum minimum mish mse_loss mul
-    ne neg nan_to_num pow reciprocal relu remainder round rsqrt rsub sgn sigmoid sign silu sin sinh smooth_l1_loss
-    soft_margin_loss softplus softshrink hardshrink sqrt square sub tan tanh threshold trunc where zero xlogy""".split()
+ENTRYWISE = _operators(
+    """abs add addcdiv addcmul bitwise_and bitwise_not bitwise_or binary_cross_entropy
+    binary_cross_entropy_with_logits ceil celu clamp clamp_max clamp_min copy cos cosh div elu eq erf exp exp2
+    expm1 fill floor floor_divide fmod ge gelu gt hardsigmoid hardswish hardtanh huber_loss isfinite isinf
+    isnan le leaky_relu lerp log log10 log1p log2 log_sigmoid log_sigmoid_forward logical_and logical_not
+    logical_or logical_xor lt masked_fill maximum minimum mish mse_loss mul ne neg nan_to_num pow reciprocal
+    relu remainder round rsqrt rsub sgn sigmoid sign silu sin sinh smooth_l1_loss soft_margin_loss softplus
+    softshrink hardshrink sqrt square sub tan tanh threshold trunc where zero xlogy"""
 )
 #: what has the same number of rows afterwards has the same rows
-RESHAPING = frozenset("alias clone detach expand lift_fresh reshape to_copy unsafe_view view".split())
+RESHAPING = _operators("alias clone detach expand lift_fresh reshape to_copy unsafe_view view")
 #: along axes other than that of the samples
-ALONG_AXES = frozenset(
-    """amax amin aminmax any all argmax argmin cat cummax cummin cumprod cumsum flip linalg_vector_norm log_softmax
-    logcumsumexp logsumexp max mean median min norm permute prod roll select slice softmax sort split split_with_sizes
-    squeeze stack std std_mean sum topk transpose unbind unsqueeze var var_mean""".split()
+ALONG_AXES = _operators(
+    """amax amin aminmax any all argmax argmin cat cummax cummin cumprod cumsum flip linalg_vector_norm
+    log_softmax logcumsumexp logsumexp max mean median min norm permute prod roll select slice softmax sort
+    split split_with_sizes squeeze stack std std_mean sum topk transpose unbind unsqueeze var var_mean"""
 )
 #: of each sample's own channels and positions
-OF_SAMPLES = frozenset(
+OF_SAMPLES = _operators(
     """adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d avg_pool2d avg_pool3d
-    channel_shuffle im2col max_pool2d_with_indices max_pool3d_with_indices native_group_norm pixel_shuffle pixel_unshuffle
-    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d upsample_bicubic2d upsample_bilinear2d
-    upsample_nearest1d upsample_nearest2d""".split()
+    channel_shuffle im2col max_pool2d_with_indices max_pool3d_with_indices native_group_norm pixel_shuffle
+    pixel_unshuffle reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d upsample_bicubic2d
+    upsample_bilinear2d upsample_nearest1d upsample_nearest2d"""
 )
 #: the same number in every entry
-FILLED = frozenset(
-    "empty_like full full_like new_full new_ones new_zeros ones ones_like scalar_tensor zeros zeros_like".split()
-)
-_LOSSES = frozenset(
+FILLED = _operators("empty_like full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like")
+_LOSSES = _operators(
     """binary_cross_entropy binary_cross_entropy_with_logits huber_loss mse_loss nll_loss_forward smooth_l1_loss
-    soft_margin_loss""".split()
+    soft_margin_loss"""
 )
 _AXES = ("dim", "dims", "dim0", "dim1")
 _INPUT_AXES = {nn.Linear: (2,), nn.Conv2d: (4,), nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,)}
@@ -136,7 +140,7 @@ class _Proof(TorchDispatchMode):
         self._rows.add(_place(tensor))
 
     def watch(self, model: nn.Module) -> None:
-        """Takes the swapped layers of `model` as what their swaps are: functions of one worker's rows, in their order."""
+        """Takes the layers of `model` that are swapped as what their swaps are, functions of one worker's rows."""
         for name, layer in model.named_modules():
             if type(layer) in SWAPS:
                 self.calls[_words(name, layer)] = 0
@@ -209,7 +213,8 @@ def _keeps_rows(
         return len(named["pad"]) // 2 < first.dim()
     if name == "native_layer_norm":
         return len(with_rows) == 1 and len(named["normalized_shape"]) < first.dim()
-    return name in OF_SAMPLES and len(with_rows) == 1 and named.get("self", named.get("input")) is first and first.dim() > 2
+    given = named.get("self", named.get("input"))
+    return name in OF_SAMPLES and len(with_rows) == 1 and given is first and first.dim() > 2
 
 
 def _avoids_samples(name: str, named: dict[str, Any], num_axes: int) -> bool:

@@ -1,6 +1,6 @@
 """Engines are used once they have shown to give what `loop` gives, on the model and the shapes of a run.
 
-Two workers' real mini-batches are enough, with parameters near the model's own, the same for both and one's own for each:
+Two workers' real mini-batches are enough, with parameters near the model's own, the same for both and each its own:
 losses, gradients (also their sum, and the factors that they are products of) and batch statistics are compared, tensor
 by tensor. Two comparisons are made.
 
@@ -8,16 +8,17 @@ by tensor. Two comparisons are made.
 
       || g_t - r_t || <= sqrt(eps) (|| r_t || + || r || / 100),    sqrt(eps) = 1.5e-8.
 
-  What is right has errors of 1e-16 times the few powers of ten that deep networks amplify them by; what is wrong is wrong
-  in the first digits. `triton`, which has no float64, is `batched` with other kernels, and is held to this as that.
+  What is right has errors of 1e-16 times the few powers of ten that deep networks amplify them by; what is wrong is
+  wrong in the first digits. `triton`, which has no float64, is `batched` with other kernels, and is held to it as that.
 * As the run computes (float32, TF32, bfloat16), against the same reference, so that broken kernels are seen:
 
       || g_t - r_t || <= 4 || l_t - r_t || + (|| r_t || + || r || / 100) / 10,    l: `loop`, as the run computes.
 
-  Rounding alone moves an activation across ReLU's kink now and then, which changes a small layer's gradient by percents.
+  Rounding alone moves an activation across ReLU's kink now and then, which changes a small layer's gradient by some
+  percents.
 
-`batched` merges mini-batches, so a proof that samples are treated alone comes first (`rows_alone`). On a CPU `auto` also
-asks for equal bits with and without the other worker: results then do not depend on who shares a process.
+`batched` merges mini-batches, so a proof that samples are treated alone comes first (`rows_alone`). On a CPU `auto`
+also asks for equal bits with and without the other worker: results then do not depend on who shares a process.
 """
 
 import copy
@@ -81,7 +82,7 @@ class Verification:
             self._compare_loop_with_plain_pytorch()
 
     def objection(self, exact: type[Engine], engine: type[Engine], alone: bool) -> str | None:
-        """Why an engine is not to be used, in words, or None. exact: what it is in float64; alone: ask for equal bits."""
+        """Why an engine is not to be used, in words, or None. exact: its kind in float64; alone: ask for equal bits."""
         try:
             with _quiet():
                 return None if engine is LoopEngine else self._objection(exact, engine, alone)
@@ -134,7 +135,8 @@ class Verification:
         if self.trial.x.dtype == torch.float64:
             return self._rounded
         try:
-            return _passes(LoopEngine(copy.deepcopy(self.model).double(), self.loss), self.trial.double(), everything=False)
+            loop = LoopEngine(copy.deepcopy(self.model).double(), self.loss)
+            return _passes(loop, self.trial.double(), everything=False)
         except Exception:
             return None
 
@@ -233,7 +235,7 @@ def _plain_gradient(model: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor)
 
 
 def _passes(engine: Engine, trial: Trial, everything: bool = True) -> Found:
-    """What an engine is asked for in a run; `everything`: also what follows from other results if the engine is right."""
+    """What an engine is asked for in a run; `everything`: also the sum, which of `loop` follows from the rest."""
     x, y, num = trial.x, trial.y, len(trial.x)
     found: Found = {}
     for name, parameters in (("shared", trial.shared), ("own", trial.own)):
