@@ -569,12 +569,12 @@ class embedding(nn.Module):
         return self.b(self.words(x.flatten(1).mul(2).long().clamp(0, 7)).flatten(1))
 
 
-@case(captured=False)
+@case
 def sparse_embedding(shape, classes):
     return embedding(shape, classes, sparse=True)
 
 
-@case(captured=False)
+@case
 class embedding_bag(nn.Module):
     def __init__(self, shape, classes):
         super().__init__()

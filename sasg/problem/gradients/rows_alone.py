@@ -181,7 +181,7 @@ class _Proof(TorchDispatchMode):
             return result
         known = name in FILLED or _keeps_rows(name, named, tensors, with_rows, results, num)
         known = known and (not function._schema.is_mutable or self.has_rows(named["self"]))
-        self.expect(known, f"the operator {function.name().removeprefix('aten::')} is not known to treat samples alone")
+        self.expect(known, f"the operator {function.name().removeprefix('aten::')} may mix them")
         for tensor in results:
             if tensor.dim() and len(tensor) == num:
                 self._mark(tensor)

@@ -96,7 +96,7 @@ class Verification:
         if isinstance(run, BatchedEngine):
             found = objection(self.model, self.loss, trial.x.flatten(0, 1), trial.y.flatten())
             if found is not None:
-                return f"merges mini-batches, but samples are not known to be treated alone ({found})"
+                return f"samples are not known to be treated alone ({found})"
         if self._reference is not None:
             if exact is not engine or trial.x.dtype != torch.float64:
                 double = exact(copy.deepcopy(self.model).double(), self.loss)
