@@ -77,6 +77,8 @@ def test_every_engine_that_is_used_gives_what_the_loop_gives(name, precision):
     convolves = any(isinstance(module, nn.Conv2d) for module in of_auto.engine.model.modules())
     assert type(of_auto.engine) in ((LoopEngine, BatchedEngine) if case.batched and not convolves else (LoopEngine,))
     assert accepts(name, "batched", precision) == case.batched
+    if case.heavy and precision == "fp32":
+        return
     for method in METHODS[:1] if case.heavy else METHODS:
         loop = trained(name, method, "loop", precision)
         assert loop.problem.parameters.isfinite().all()

@@ -6,6 +6,7 @@ must draw nothing, remember nothing of what it has seen but BatchNorm's running 
 """
 
 import copy
+import json
 import random
 import traceback
 from collections.abc import Callable, Iterator
@@ -44,9 +45,30 @@ def materialise(model: nn.Module, images: Tensor) -> None:
             raise UserError(f"model: {name} has no shape after a pass: its module is not called; leave it out")
 
 
+def signature(model: nn.Module, identity: Any) -> tuple:
+    """Equal for models that need to be tried once alone; identity: plain data that names the model."""
+    parts = tuple((name, type(module)) for name, module in model.named_modules())
+    shapes = tuple((name, parameter.shape, parameter.requires_grad) for name, parameter in model.named_parameters())
+    return json.dumps(identity, sort_keys=True), parts, shapes
+
+
+_admitted: set[tuple] = set()
+"""In this process."""
+
+
+def admit(model: nn.Module, images: Tensor, num_outputs: int, batch: str, identity: Any) -> None:
+    """UserError if the model cannot be trained; `images` [2, n, C, H, W] are two mini-batches, `batch` their name.
+
+    identity: plain data that names the model; what was admitted once is not tried again.
+    """
+    key = signature(model, identity), images.shape, num_outputs
+    if key not in _admitted:
+        _try_out(model, images, num_outputs, batch)
+        _admitted.add(key)
+
+
 @torch.no_grad()
-def admit(model: nn.Module, images: Tensor, num_outputs: int, batch: str) -> None:
-    """UserError if the model cannot be trained; `images` [2, n, C, H, W] are two mini-batches, `batch` their name."""
+def _try_out(model: nn.Module, images: Tensor, num_outputs: int, batch: str) -> None:
     _check_parts(model)
     takes = f"model: does not take {batch}"
     with refused("model: cannot be copied"):

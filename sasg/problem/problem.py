@@ -67,7 +67,7 @@ def build_model(config: Config, dataset: Dataset) -> nn.Module:
         images = torch.rand(2, 1 if one else 2, *dataset.image_shape)
         materialise(model, images[0])
         shape = "x".join(map(str, dataset.image_shape)) + (", one at a time" if one else "")
-        admit(model, images, num_outputs, f"{dataset.name}'s images of shape {shape}")
+        admit(model, images, num_outputs, f"{dataset.name}'s images of shape {shape}", config.model)
     return model.train()
 
 

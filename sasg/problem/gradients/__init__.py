@@ -6,7 +6,6 @@ runs the workers' samples as one batch through layers that know about workers. O
 it has shown to give what `loop` gives (`verification`).
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sasg.errors import UserError
+from sasg.problem.admission import signature
 from sasg.problem.gradients.batched import BatchedEngine
 from sasg.problem.gradients.engine import Engine, PerSampleLoss
 from sasg.problem.gradients.gradients import DenseGradients, Gradients
@@ -123,10 +123,8 @@ class _Findings:
         self._verification: Verification | None = None
         self._key = None
         if identity is not None:
-            parts = tuple((name, type(module)) for name, module in model.named_modules())
-            shapes = tuple((name, p.shape, p.requires_grad) for name, p in model.named_parameters())
             kinds = x.shape, x.dtype, x.device.type, bfloat16, torch.backends.cudnn.allow_tf32
-            self._key = json.dumps(identity, sort_keys=True), parts, shapes, kinds
+            self._key = signature(model, identity), kinds
 
     def objection(self, name: str, alone: bool) -> str | None:
         """Why the engine is not to be used."""
