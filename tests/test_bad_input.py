@@ -149,7 +149,11 @@ PARTS = [
     (["model.kind=tests.test_bad_input.too_many_outputs"], "model", "[5] outputs for 2 classes"),
     (["model.kind=tests.test_bad_input.with_dropout"], "model", "draws at random"),
     (["model.kind=tests.test_bad_input.with_batchnorm", "task.batch_size=1"], "model", "one at a time"),
-    (["gradients=batched", "model.kind=tests.test_bad_input.with_own_parameters"], "gradients=batched", "vmap"),
+    (
+        ["gradients=batched", "model.kind=tests.test_bad_input.with_own_parameters"],
+        "gradients=batched",
+        "gradients=auto",
+    ),
     (["gradients=streams"], "gradients=streams", "CUDA"),
     (["shards=dirichlet", "shards.alpha=0"], "shards", "alpha is 0"),
     (["cluster.workers=201"], "201 workers", "200 training samples"),

@@ -1,6 +1,8 @@
 """What only a GPU can show: engines equal float64, top-k equals the CPU's, a captured run an eager one."""
 
+import copy
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -10,10 +12,13 @@ from torch import nn
 if not torch.cuda.is_available():
     pytest.skip("needs a GPU", allow_module_level=True)
 
-from benchmarks.gpu import VOTES, configuration, make_trainer, random_dataset
+import zoo
+
+from benchmarks.gpu import METHODS, VOTES, configuration, make_trainer, random_dataset
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Ledger, Payload, Positions, Segment, Update
 from sasg.cluster.codes import CODES, MORE_CODES
+from sasg.errors import UserError
 from sasg.gpu.normalisation import GhostBatchNorm
 from sasg.problem.gradients import make_engine
 from sasg.training.graph import Captured
@@ -261,3 +266,74 @@ def test_what_varies_is_counted_without_waiting_for_the_host():
         captured()
         count(vectors, ledgers["cpu"])
     assert ledgers["cuda"].totals() == ledgers["cpu"].totals()
+
+
+@cache
+def few_images():
+    return random_dataset("mnist", 400)
+
+
+def zoo_trainer(name: str, method: str, precision: str, gradients: str):
+    model = {"kind": "zoo.build", "case": name}
+    options = {"model": model, "workers": WORKERS, "precision": precision, "gradients": gradients}
+    return make_trainer(configuration("mnist", method, **options), few_images())
+
+
+ZOO = [name for name, case in zoo.CASES.items() if case.refused is None]
+TRIED = ("batched", "triton", "vmap", "streams", "auto")
+
+
+@pytest.mark.parametrize("precision", ["fp64", "tf32"])
+@pytest.mark.parametrize("name", ZOO)
+def test_the_zoo_is_trained_right(name, precision):
+    """One gradient of every engine that is taken equals that of the loop in float64; four methods run, captured."""
+    case = zoo.CASES[name]
+    if case.refused_in_float64 and precision == "fp64":
+        with pytest.raises(UserError, match="cannot be trained in float64 on cuda"):
+            zoo_trainer(name, "sgd", precision, "auto")
+        return
+    taken = {}
+    for engine in TRIED:
+        try:
+            taken[engine] = zoo_trainer(name, "sgd", precision, engine)
+        except UserError as error:
+            assert engine != "auto" and str(error).startswith(f"gradients={engine}: "), error
+    assert ("batched" in taken) == case.batched
+    assert case.captured or not taken["auto"]._captures
+    if precision == "fp64" or not case.heavy:  # in TF32 deep networks on few samples have errors of half a gradient
+        for engine, trainer in taken.items():
+            assert gradient_error(name, trainer) < (1e-8 if precision == "fp64" else 0.15), engine
+    for method in METHODS:
+        trainer = zoo_trainer(name, method, precision, "auto")
+        for _ in range(6):
+            trainer.run_iteration()
+        assert trainer.problem.parameters.isfinite().all()
+        if precision == "fp64" and not case.heavy:
+            loop = zoo_trainer(name, method, precision, "loop")
+            loop._captures, loop._run_step = False, loop._step
+            for _ in range(6):
+                loop.run_iteration()
+            assert relative(trainer.problem.parameters, loop.problem.parameters) < 1e-6, method
+
+
+def gradient_error(name: str, trainer) -> float:
+    """Of all rows, relative to the loop's gradient in float64 (where the model takes it)."""
+    trainer._start_epoch(0)
+    problem = trainer.problem
+    x, y = problem.batches.batch(trainer._position)
+    with torch.no_grad():
+        problem.oracle.load(x, y)
+        found = problem.oracle(problem.parameters).dense()
+    model, w = copy.deepcopy(problem._model), problem.parameters
+    if not zoo.CASES[name].refused_in_float64:
+        model, x, w = model.double(), x.double(), w.double()
+    loop = make_engine("loop", model, problem.objective.losses)
+    expected, statistics = (x.new_zeros(WORKERS, n) for n in (loop.layout.size, loop.statistics.size))
+    loop.per_worker(w, x, y, expected, statistics)
+    return relative(found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name, case in zoo.CASES.items() if case.refused is not None])
+def test_the_zoo_is_refused(name):
+    with pytest.raises(UserError, match=zoo.CASES[name].refused.replace("digits", "mnist").replace("8x8", "28x28")):
+        zoo_trainer(name, "sgd", "tf32", "auto")

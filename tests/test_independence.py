@@ -71,7 +71,7 @@ def some_workers():
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("batch", [1, B, 17])  # also more terms than are compiled
-@pytest.mark.parametrize("gradients", ["auto", "batched", "loop"])
+@pytest.mark.parametrize("gradients", ["batched", "loop"])
 def test_rows_do_not_depend_on_each_other(products, gradients, batch, dtype):
     model = fc((1, 1, IN), CLASSES, hidden=(70, 33)).to(dtype)
     engine = make_engine(gradients, model, CrossEntropy().losses)
@@ -219,7 +219,7 @@ def test_the_same_on_other_code_paths(path):
     """This file, in a process of its own whose libraries take another code path."""
     if "SASG_TEST_PATH" in os.environ:
         pytest.skip("this is that process")
-    chosen = "rows_do_not and this and auto or operations or run_of_some and this and sasg-"
+    chosen = "rows_do_not and this and batched or operations or run_of_some and this and sasg-"
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-k", chosen]
     command = [sys.executable, "-m", "pytest", *options, __file__]
     environment = {**os.environ, "SASG_TEST_PATH": path, **PATHS[path]}

@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """A model's parameters by name, without frozen ones (`requires_grad=False`); tied ones once, by their first name.
+
+    The order is that of `nn.Module.named_parameters`.
+    """
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 @dataclass(frozen=True)
 class Layout:
     """Names and shapes of the tensors that follow each other in a flat vector [d].
@@ -27,7 +35,8 @@ class Layout:
 
     @classmethod
     def of_parameters(cls, model: nn.Module) -> "Layout":
-        return cls.of(model.named_parameters())
+        """Of what is trained: see `trained_parameters`."""
+        return cls.of(trained_parameters(model).items())
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -51,7 +60,7 @@ class Layout:
         """Views of a flat tensor [..., d], by name, each shaped [..., *shape]."""
         lead = flat.shape[:-1]
         parts = flat.split(self.sizes, dim=-1)
-        return {n: part.view(*lead, *shape) for n, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        return {n: part.view((*lead, *shape)) for n, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def flatten(self, tensors: Iterable[Tensor], out: Tensor) -> None:
         """Write tensors of these shapes one after another into `out` [d]."""

@@ -23,8 +23,15 @@ UPDATES = ("sequential", "mean")
 
 
 def tracked_layers(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
-    """The batch normalisations of a model that keep running statistics, with their names."""
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    """The batch normalisations of a model in training mode that keep running statistics, with their names.
+
+    One that its model leaves in evaluation mode while it trains is a constant, and none of them.
+    """
+
+    def keeps(module: nn.Module) -> bool:
+        return isinstance(module, _BatchNorm) and module.training and module.running_mean is not None
+
+    return [(name, module) for name, module in model.named_modules() if keeps(module)]
 
 
 def statistics_layout(model: nn.Module) -> Layout:

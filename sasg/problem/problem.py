@@ -1,6 +1,5 @@
 """A task made concrete: data, shards, model and gradients, for the workers that one process holds."""
 
-import copy
 from collections.abc import Callable
 from itertools import islice
 
@@ -12,11 +11,13 @@ from torch.func import functional_call
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.parts import build
+from sasg.problem.admission import admit, materialise
 from sasg.problem.batches import Batches
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import Counter, Draws
 from sasg.problem.full_objective import FullObjective, Smoothness
-from sasg.problem.gradients import make_engine
+from sasg.problem.gradients import choose_engine
+from sasg.problem.layout import trained_parameters
 from sasg.problem.normalisation import RunningStatistics
 from sasg.problem.objectives import CrossEntropy, Objective, SumObjective
 from sasg.problem.oracle import Oracle
@@ -56,34 +57,24 @@ def build_objective(config: Config) -> Objective:
 
 
 def build_model(config: Config, dataset: Dataset, draws: Draws | None = None) -> nn.Module:
-    """The model with its starting parameters, which depend on the seed (and the draws: counters by default) alone."""
+    """The model with its starting parameters, which depend on the seed (and the draws: counters by default) alone.
+
+    UserError if it cannot be trained.
+    """
     num_outputs = dataset.num_classes if config.objective is None else 1
     given = {"image_shape": dataset.image_shape, "num_classes": num_outputs}
-    draws = draws or Counter(config.seed)
-    model = draws.initialised(lambda: build("model", config.model, nn.Module, **given))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        _try_out(model, dataset, num_outputs, 1 if config.task.batch_size == 1 else 2)
-    return model
+    one = config.task.batch_size == 1  # which BatchNorm does not take
+    images = torch.rand(2, 1 if one else 2, *dataset.image_shape, generator=torch.Generator().manual_seed(0))
 
+    def make() -> nn.Module:
+        model = build("model", config.model, nn.Module, **given)
+        materialise(model, images[0])
+        return model
 
-@torch.no_grad()
-def _try_out(model: nn.Module, dataset: Dataset, num_outputs: int, num_images: int) -> None:
-    """UserError if the model cannot be trained on the data set; `num_images`: 1 for batches of one, else 2."""
-    images = torch.rand(num_images, *dataset.image_shape)
-    trained = copy.deepcopy(model).train()
-    try:
-        outputs, again = trained(images), trained(images)
-    except (RuntimeError, ValueError) as error:
-        shape = "x".join(map(str, dataset.image_shape))
-        batch = ", one at a time" if num_images == 1 else ""
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model: does not take {dataset.name}'s images of shape {shape}{batch} ({reason})") from None
-    if outputs.shape != (num_images, num_outputs):
-        wanted = f"{num_outputs} classes" if num_outputs > 1 else "one prediction"
-        raise UserError(f"model: gives {list(outputs.shape[1:])} outputs for {wanted}")
-    if not torch.equal(outputs, again):
-        raise UserError("model: draws at random while it trains (dropout?): a run could not be repeated; leave it out")
+    model = (draws or Counter(config.seed)).initialised(make)
+    shape = "x".join(map(str, dataset.image_shape)) + (", one at a time" if one else "")
+    admit(model, images, num_outputs, f"{dataset.name}'s images of shape {shape}", config.model)
+    return model.train()
 
 
 class Problem:
@@ -97,27 +88,40 @@ class Problem:
         device: torch.device,
         dtype: torch.dtype,
         draws: Draws,
+        agree: Callable[[int], int] = int,
     ):
+        """agree: the largest of the processes' numbers, known to all (see `Cluster.largest`)."""
         num_workers = config.cluster.workers
         self.dataset = dataset
         self.objective = build_objective(config)
         shards = draws.shards(config.shards, dataset, num_workers)
         self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, draws, device, dtype)
         model = build_model(config, dataset, draws).to(device, dtype)
-        engine = make_engine(config.gradients, model, self.objective.losses)
+        is_bfloat16 = config.precision == "bf16"
+        #: an engine, what is to be said about it, and whether passes can be captured in a CUDA graph
+        self.choice = choose_engine(
+            config.gradients,
+            model,
+            self.objective.losses,
+            *self._samples([shard[: self.batches.batch_size] for shard in shards[:2]]),  # the same in every process
+            bfloat16=is_bfloat16,
+            agree=agree,
+            identity=[config.model, config.objective],
+        )
+        engine = self.choice.engine
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]
         running = RunningStatistics(model, workers, config.preset.batchnorm, groups)
         self.running = running.to(device, dtype)
         self.layout = engine.layout
         self.parameters = torch.empty(self.layout.size, device=device, dtype=dtype)  # w, [d]
-        self.layout.flatten((p.detach() for p in model.parameters()), out=self.parameters)
+        self.layout.flatten((p.detach() for p in trained_parameters(model).values()), out=self.parameters)
         self.oracle = Oracle(
             engine,
             self.batches,
             self.running,
             config.weight_decay,
             like=self.parameters,
-            bfloat16=config.precision == "bf16",
+            bfloat16=is_bfloat16,
             penalty_gradient=self.objective.penalty_gradient,
         )
         self.full: FullObjective | None = None
@@ -127,13 +131,18 @@ class Problem:
             raise UserError(f"dataset: {dataset.name} has no test set for accuracies; choose an objective")
         self._model = model.eval()
 
+    def _samples(self, shards: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Samples of whichever workers, equally many of each, not augmented: x [n, B, C, H, W], y [n, B]."""
+        held = torch.from_numpy(np.stack(shards))
+        train, device = self.dataset.train, self.batches.labels.device
+        images, sources = (tensor[held.flatten()].to(device) for tensor in (train.images, train.sources))
+        x = self.batches.augmentation.prepare(images, sources)
+        return x.view(*held.shape, *x.shape[1:]), train.labels[held].to(device)
+
     def _everyone(self, shards: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """All workers' samples as they enter the model: x [M, n, features], y [M, n], in float64."""
-        held = torch.from_numpy(np.stack(shards))
-        images, sources = (tensor[held.flatten()] for tensor in (self.dataset.train.images, self.dataset.train.sources))
-        device = self.parameters.device
-        x = self.batches.augmentation.prepare(images.to(device), sources.to(device)).double().cpu()
-        return x.reshape(*held.shape, -1).numpy(), self.dataset.train.labels[held].double().numpy()
+        x, y = self._samples(shards)
+        return x.double().flatten(2).cpu().numpy(), y.double().cpu().numpy()
 
     @property
     def smoothness(self) -> Smoothness:

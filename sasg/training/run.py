@@ -112,6 +112,8 @@ class _Run:
     def finish(self) -> dict[str, Any]:
         """Iterate to the end, the budget or a signal; returns the summary."""
         self._resume()
+        for note in self.trainer.problem.choice.notes:
+            self.progress.say(note)
         self.tracker.start(self.folder.path, self.folder.identity, self.progress.say)
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -45,7 +45,7 @@ class Trainer:
         self.cluster = cluster
         self.algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
         draws = make_draws(config, self.algorithm.num_published_models)
-        self.problem = Problem(config, dataset, cluster.workers, device, dtype, draws)
+        self.problem = Problem(config, dataset, cluster.workers, device, dtype, draws, cluster.largest)
         task = config.task
         step_size = self.problem.step_size(task.step_size)
         self.schedule = StepSchedule(
@@ -75,7 +75,7 @@ class Trainer:
             self.num_iterations = min(self.num_iterations, config.max_iterations)
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
-        self._captures = device.type == "cuda" and cluster.capturable
+        self._captures = device.type == "cuda" and cluster.capturable and self.problem.choice.capturable
         self._run_step: Callable[[], None] = Captured(self._step) if self._captures else self._step
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
         self.problem.oracle.stopwatch = cluster.stopwatch

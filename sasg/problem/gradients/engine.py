@@ -19,14 +19,15 @@ class Engine(ABC):
     """Gradients of one model at given parameters, for several workers at once.
 
     Shapes: W workers, B samples each, d parameters (`layout`), s BatchNorm statistics (`statistics`).
-    A worker's loss is the mean over its own B samples, and BatchNorm normalises with them alone.
+    A worker's loss is the mean over its own B samples, and BatchNorm normalises with them alone. A parameter that a
+    loss does not depend on has the gradient zero.
     """
 
     def __init__(self, model: nn.Module, loss: PerSampleLoss):
-        self.layout = Layout.of_parameters(model)
-        self.statistics = statistics_layout(model)
         self.loss = loss
         self.model = copy.deepcopy(model).train()
+        self.layout = Layout.of_parameters(self.model)
+        self.statistics = statistics_layout(self.model)
         expose_batch_statistics(self.model)
 
     @abstractmethod
