@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sasg.problem.admission import OperatorMode
 from sasg.problem.gradients.batched import SWAPS
 from sasg.problem.gradients.engine import PerSampleLoss
 
@@ -114,7 +114,7 @@ class _NoTensorHooks(TorchFunctionMode):
         return function(*arguments, **(keywords or {}))
 
 
-class _Proof(TorchDispatchMode):
+class _Proof(OperatorMode):
     """Follows the tensors that have a row for each of the n samples, in axis 0; the first objection counts."""
 
     def __init__(self, num_samples: int, given: Iterable[Tensor]):
