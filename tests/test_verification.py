@@ -1,5 +1,6 @@
 """An engine that is wrong is not used, and a model that mixes samples is not merged: both are found, and said."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -206,6 +207,24 @@ def objects(between, loss=cross_entropy):
 @pytest.mark.parametrize("name", ALONE)
 def test_samples_alone(name):
     assert objects(ALONE[name]) is None
+
+
+def with_hook(x):
+    x.register_hook(lambda gradient: gradient / gradient.norm())
+    return x
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda x: x * float(x.detach().numpy().mean()), "numpy"),
+        (lambda x: x * sum(x[:, 0].tolist()), "tolist"),
+        (lambda x: x * float(np.asarray(x.detach()).mean()), "__array__"),
+        (with_hook, "a tensor has a hook"),
+    ],
+)
+def test_what_operators_do_not_show(between, words):
+    assert words in objects(between)
 
 
 @pytest.mark.parametrize("name", MIXING)
