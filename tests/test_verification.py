@@ -1,5 +1,6 @@
 """An engine that is wrong is not used, and a model that mixes samples is not merged: both are found, and said."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from sasg.problem.gradients.batched import BatchedEngine
 from sasg.problem.gradients.gradients import FactoredGradients
 from sasg.problem.gradients.loop import LoopEngine
 from sasg.problem.gradients.rows_alone import objection
+from sasg.problem.gradients.vmap import VmapEngine
 
 SHAPE = (1, 8, 8)
 
@@ -25,7 +27,7 @@ def batches(dtype=torch.float64):
     return torch.randn(2, 5, *SHAPE, generator=generator, dtype=dtype), torch.arange(10).view(2, 5) % 10
 
 
-def small(norm: bool = True) -> nn.Module:
+def small(norm: bool = False) -> nn.Module:
     torch.manual_seed(0)
     middle = [nn.BatchNorm1d(32)] if norm else []
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32, bias=not norm), *middle, nn.Tanh(), nn.Linear(32, 10)).double()
@@ -65,9 +67,15 @@ def choose(monkeypatch, name, what, factor=1 + 1e-6, model=None, **options):
 
 
 def test_what_is_right_is_used():
-    for norm in (True, False):
-        choice = choose_engine("auto", small(norm), cross_entropy, *batches())
-        assert type(choice.engine) is BatchedEngine and choice.notes == () and choice.capturable
+    for name, norm in (("auto", False), ("batched", False), ("batched", True), ("vmap", True)):
+        choice = choose_engine(name, small(norm), cross_entropy, *batches())
+        assert type(choice.engine) is (VmapEngine if name == "vmap" else BatchedEngine)
+        assert choice.notes == () and choice.capturable
+
+
+def test_other_layers_take_the_loop_on_a_cpu():
+    choice = choose_engine("auto", small(norm=True), cross_entropy, *batches())
+    assert type(choice.engine) is LoopEngine and choice.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -75,8 +83,7 @@ def test_what_is_right_is_used():
     [
         ("loss", "loss at shared parameters"),
         ("gradient", "gradient at shared parameters of 1.weight, by 1e-06"),
-        ("last tensor", "gradient at shared parameters of 4.bias, by 1e-06"),
-        ("statistics", "statistics at shared parameters of 2.running_mean"),
+        ("last tensor", "gradient at shared parameters of 3.bias, by 1e-06"),
         ("sum", "gradient, summed of 1.weight"),
     ],
 )
@@ -88,10 +95,15 @@ def test_what_differs_is_found(monkeypatch, what, words):
         choose(monkeypatch, "batched", what)
 
 
+def test_wrong_statistics_are_found(monkeypatch):
+    with pytest.raises(UserError, match=r"statistics at shared parameters of 2\.running_mean"):
+        choose(monkeypatch, "batched", "statistics", model=small(norm=True))
+
+
 @pytest.mark.parametrize(("what", "words"), [("factors", "factored|squared"), ("rows", "by row")])
 def test_wrong_factors_are_found(monkeypatch, what, words):
     with pytest.raises(UserError, match=words):
-        choose(monkeypatch, "batched", what, model=small(norm=False))
+        choose(monkeypatch, "batched", what)
 
 
 def test_a_failure_is_told(monkeypatch):
@@ -137,7 +149,7 @@ def test_what_was_found_out_is_kept(monkeypatch):
         choose_engine("auto", small(), cross_entropy, *batches(), identity={"kind": "small"})
     assert len(tried) == 1
     choose_engine("auto", small(), cross_entropy, *batches(), identity={"kind": "other options"})
-    choose_engine("auto", small(norm=False), cross_entropy, *batches(), identity={"kind": "small"})
+    choose_engine("auto", small(norm=True), cross_entropy, *batches(), identity={"kind": "small"})
     choose_engine("auto", small(), cross_entropy, *(t[:, :4] for t in batches()), identity={"kind": "small"})
     assert len(tried) == 4
 
@@ -195,6 +207,24 @@ def objects(between, loss=cross_entropy):
 @pytest.mark.parametrize("name", ALONE)
 def test_samples_alone(name):
     assert objects(ALONE[name]) is None
+
+
+def with_hook(x):
+    x.register_hook(lambda gradient: gradient / gradient.norm())
+    return x
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (lambda x: x * float(x.detach().numpy().mean()), "numpy"),
+        (lambda x: x * sum(x[:, 0].tolist()), "tolist"),
+        (lambda x: x * float(np.asarray(x.detach()).mean()), "__array__"),
+        (with_hook, "a tensor has a hook"),
+    ],
+)
+def test_what_operators_do_not_show(between, words):
+    assert words in objects(between)
 
 
 @pytest.mark.parametrize("name", MIXING)

@@ -12,7 +12,6 @@ from torch import nn
 from sasg.cluster import SimulatedCluster
 from sasg.errors import UserError
 from sasg.problem.datasets import Dataset
-from sasg.problem.gradients.batched import BatchedEngine
 from sasg.problem.gradients.loop import LoopEngine
 from sasg.problem.problem import build_model, load_dataset
 from sasg.training.run import prepare_torch
@@ -74,8 +73,8 @@ def test_every_engine_that_is_used_gives_what_the_loop_gives(name, precision):
             make_trainer(name, "sgd", "auto", precision)
         return
     of_auto = make_trainer(name, "sgd", "auto", precision).problem.choice
-    convolves = any(isinstance(module, nn.Conv2d) for module in of_auto.engine.model.modules())
-    assert type(of_auto.engine) in ((LoopEngine, BatchedEngine) if case.batched and not convolves else (LoopEngine,))
+    if not case.batched:
+        assert type(of_auto.engine) is LoopEngine
     assert accepts(name, "batched", precision) == case.batched
     if case.heavy and precision == "fp32":
         return

@@ -168,7 +168,15 @@ def _generator_states() -> tuple:
     return random.getstate(), name, keys.tobytes(), *rest
 
 
-class _Watch(TorchDispatchMode):
+class OperatorMode(TorchDispatchMode):
+    """Sees operators as they run, without torch's compiler, whose import takes a second."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Watch(OperatorMode):
     """Which module draws at random, and how often, on what, each tracked BatchNorm is called."""
 
     def __init__(self, model: nn.Module):

@@ -95,9 +95,9 @@ def _candidates(model: nn.Module) -> tuple[str, ...]:
     """Engines from the fastest on; the last one is right for every model."""
     first = next(model.parameters())
     can_batch = BatchedEngine.supports(model)
-    if not first.is_cuda:  # where other layers, with several workers' samples, may round otherwise than with one's
+    if not first.is_cuda:  # where convolutions of some workers together could round otherwise than each by itself
         only_linear = all(type(m) is nn.Linear for m in model.modules() if list(m.parameters(recurse=False)))
-        return ("batched", "loop") if only_linear else ("loop",)
+        return ("batched", "loop") if can_batch and only_linear else ("loop",)
     if can_batch and not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return ("batched", "streams", "loop")
     on_tensor_cores = first.dtype == torch.float32 and torch.backends.cudnn.allow_tf32

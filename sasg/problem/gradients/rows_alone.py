@@ -3,8 +3,9 @@
 The forward pass and the loss run once, on n samples, and every operator that touches a tensor with a row for each
 sample must be one of those below, used so that row i of its result depends on rows i of its arguments alone. That is
 known of the operators, not found by trying them on data. Derivatives then treat rows alone, too, unless somebody wrote
-them by hand, so custom autograd functions and hooks on tensors are not taken. The layers that the engine swaps know
-about workers; each must be called once, with one row a sample.
+them by hand, so custom autograd functions and hooks on tensors are not taken. What Python computes from tensors'
+entries would go unseen, so it must not read them. The layers that the engine swaps know about workers; each must be
+called once, with one row a sample.
 """
 
 import copy
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sasg.problem.admission import OperatorMode
 from sasg.problem.gradients.batched import SWAPS
 from sasg.problem.gradients.engine import PerSampleLoss
 
@@ -68,7 +69,7 @@ def objection(model: nn.Module, loss: PerSampleLoss, x: Tensor, y: Tensor) -> st
     model = copy.deepcopy(model).train()
     proof = _Proof(len(x), (x, y))
     proof.watch(model)
-    with torch.enable_grad(), _NoTensorHooks(proof), proof:
+    with torch.enable_grad(), _NoWayAround(proof), proof:
         losses = loss(model(x), y)
     proof.expect(losses.shape == y.shape and proof.has_rows(losses), "the losses do not have a row for each sample")
     for name, calls in proof.calls.items():
@@ -104,17 +105,23 @@ def _words(name: str, module: nn.Module) -> str:
     return f"{type(module).__name__} {name!r}" if name else f"the {type(module).__name__}"
 
 
-class _NoTensorHooks(TorchFunctionMode):
+_UNSEEN = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
+
+
+class _NoWayAround(TorchFunctionMode):
+    """Objects to what is done to tensors without operators: hooks, and entries that Python reads."""
+
     def __init__(self, proof: "_Proof"):
         super().__init__()
         self.proof = proof
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         self.proof.expect(function is not Tensor.register_hook, "a tensor has a hook")
+        self.proof.expect(function not in _UNSEEN, f"Python reads a tensor with {getattr(function, '__name__', '')}")
         return function(*arguments, **(keywords or {}))
 
 
-class _Proof(TorchDispatchMode):
+class _Proof(OperatorMode):
     """Follows the tensors that have a row for each of the n samples, in axis 0; the first objection counts."""
 
     def __init__(self, num_samples: int, given: Iterable[Tensor]):
