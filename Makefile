@@ -46,7 +46,7 @@ demo: setup
 	$(RUN) experiments/reproduce.py study=demo
 
 test: setup
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 3 --dist worksteal
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -14,6 +14,7 @@ from types import FrameType
 
 from sasg.__main__ import EXIT_CODES
 from sasg.config import Config
+from sasg.errors import UserError
 from sasg.lifetime import stop_with_parent
 from sasg.training.estimate import Estimate
 from sasg.training.run_folder import BUSY, RunFolder
@@ -96,7 +97,10 @@ class Job:
         if self._process is None or (code := self._process.poll()) is None:
             return
         self._process = None
-        self.state, self.reason = self._outcome(code)
+        try:
+            self.state, self.reason = self._outcome(code)
+        except UserError as error:  # its files cannot be read now
+            self.state, self.reason = "failed", str(error)
 
     def stop(self, by: signal.Signals) -> None:
         """Ask the run to stop (SIGTERM: it saves a checkpoint first)."""

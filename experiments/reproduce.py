@@ -19,6 +19,7 @@ one line. 3: stopped by budget or signal; the same command goes on. What is fini
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,13 +32,15 @@ from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import Command, Study, compose_grid, load_study, parse  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402
 from sasg.config import UNHASHED, Config, digest  # noqa: E402
-from sasg.errors import UserError  # noqa: E402
+from sasg.errors import NothingFinished, UserError  # noqa: E402
+from sasg.lifetime import outlive_terminal  # noqa: E402
 
 STOPPED = EXIT_CODES["stopped"]
 
 
 def main() -> int:
     """Run what is missing, report, and say how it went (exit code)."""
+    outlive_terminal()
     words = sys.argv[1:]
     if any(word in ("-h", "--help") for word in words):
         print(__doc__.strip())
@@ -46,11 +49,15 @@ def main() -> int:
     study = load_study(command.study)
     wanted = compose_grid(*_axes(command, study), [*study.overrides, *command.overrides])
     seconds = replace(wanted[0], budget=command.budget).budget_seconds
+    configs, name = _reported(command, study, wanted)
     if command.jobs == 0 and not _any_finished(wanted):
         raise UserError(f"jobs=0: none of these runs is finished in {wanted[0].runs_dir}: there is nothing to tabulate")
     refusal = None
     try:
-        code = 0 if command.jobs == 0 else run_missing(command, wanted, time.monotonic() + seconds)
+        code = 0
+        if command.jobs != 0:
+            check_report(study, configs)
+            code = run_missing(command, wanted, time.monotonic() + seconds)
     except KeyboardInterrupt:  # before the first run; later it stops the runs
         code = STOPPED
     except UserError as error:
@@ -59,8 +66,7 @@ def main() -> int:
         refusal = error
     if refusal is None and code == STOPPED:
         print("stopped; the same command goes on from there", file=sys.stderr)
-    configs, name = _reported(command, study, wanted)
-    report(study, configs, Path(wanted[0].runs_dir).parent / name)
+    print("\n".join(report(study, configs, Path(wanted[0].runs_dir).parent / name)))
     if refusal is not None:
         raise refusal
     return code
@@ -118,14 +124,25 @@ def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> 
     return 0 if states == {"finished"} else STOPPED
 
 
-def report(study: Study, configs: Sequence[Config], folder: Path) -> None:
-    """Write a study's tables and figures from the runs that are finished, and print what they say."""
+def check_report(study: Study, configs: Sequence[Config]) -> None:
+    """Write a study's tables and figures once to nowhere, so that what is wrong with them is known before training."""
+    with tempfile.TemporaryDirectory(prefix="sasg-report-") as nowhere:
+        report(study, configs, Path(nowhere))
+
+
+def report(study: Study, configs: Sequence[Config], folder: Path) -> list[str]:
+    """Write a study's tables and figures from the runs that are finished; what they say."""
     from sasg.parts import build
     from sasg.report.runs import look_up
 
     entries = look_up(configs)
+    words = []
     for number, part in enumerate(study.report):
-        print(build(f"report[{number}]", part, entries=entries, folder=folder))
+        try:
+            words.append(build(f"report[{number}]", part, entries=entries, folder=folder))
+        except NothingFinished as error:
+            words.append(str(error))
+    return words
 
 
 def _settings(config: Config) -> str:

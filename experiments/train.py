@@ -4,6 +4,7 @@
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from experiments.composing import RunNotFinished, composed, quiet_hydra, telling
 from sasg.__main__ import EXIT_CODES, run_config  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
+from sasg.lifetime import outlive_terminal  # noqa: E402
 
 _QUEUE: list[Config] = []  # Hydra composes and checks all runs before the first one starts
 
@@ -36,12 +38,14 @@ def _compose(values) -> None:
 @hydra.main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")
 def _run_in_job(values) -> None:
     """One run of a sweep, in the process that a launcher started for it."""
+    outlive_terminal()
     if code := run_config(composed(values)[0]):
         raise RunNotFinished(code)
 
 
 def main() -> int:
     """Compose, check and run; the worst exit code of the runs, or with a launcher that of the first that is not 0."""
+    outlive_terminal()
     words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere on the line
     of_launcher = [word for word in words if word.startswith(("hydra/launcher=", "hydra.launcher."))]
     if not of_launcher or words[0] not in ("-m", "--multirun"):
@@ -82,7 +86,8 @@ def _run_all() -> int:
 
 def _with_hydra(function: Callable[[], None], words: list[str]) -> None:
     sys.argv[1:] = words
-    with quiet_hydra():
+    with quiet_hydra(), tempfile.TemporaryDirectory(prefix="sasg-multirun-") as folder:
+        os.environ["SASG_MULTIRUN"] = folder  # for conf/train.yaml: Hydra writes to it, nobody reads it
         function()
 
 

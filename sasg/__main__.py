@@ -1,5 +1,13 @@
-"""python -m sasg CONFIG.json: one run from a composed configuration (or from a run's config.yaml)."""
+"""python -m sasg CONFIG.json: one run from a composed configuration (or from a run's config.yaml).
 
+    python -m sasg config.json
+    python -m sasg results/runs/NAME/config.yaml --into again     # a finished run once more, compared with the first
+
+Exit code 0: finished. 1: diverged, failed, or (--into) not the same again. 2: something to mend, said in one line. 3:
+stopped by budget or signal; the same command goes on.
+"""
+
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +16,9 @@ from typing import Any
 
 from sasg.config import Config, load
 from sasg.errors import ClusterError, UserError
-from sasg.lifetime import end_quietly_on_interrupt, stop_with_parent
+from sasg.lifetime import end_quietly_on_interrupt, ensure_home, outlive_terminal, stop_with_parent
+
+ensure_home()  # here: before a command line imports what keeps files in it
 
 EXIT_CODES = {"finished": 0, "diverged": 1, "stopped": 3}
 """Exit code by a run's status; 1 also where something failed, 2 for a mistake of the user's."""
@@ -19,11 +29,16 @@ def main() -> int:
     if "RANK" in os.environ:
         stop_with_parent()
         end_quietly_on_interrupt()
-    arguments = sys.argv[1:]
-    if len(arguments) != 1 or arguments[0] in ("-h", "--help"):
-        print("usage: python -m sasg CONFIG.json   (write one with: experiments/train.py ... +write=CONFIG.json)")
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    return run_config(load(Path(arguments[0])))
+    outlive_terminal()
+    parser = argparse.ArgumentParser(
+        prog="python -m sasg", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="written by experiments/train.py ... +write=CONFIG.json")
+    parser.add_argument("--into", metavar="FOLDER", help="repeat a finished run in FOLDER, and compare the two")
+    options = parser.parse_args()
+    if options.into is None:
+        return run_config(load(options.config))
+    return _repeat(options.config, options.into)
 
 
 def run_config(config: Config) -> int:
@@ -47,6 +62,25 @@ def run_config(config: Config) -> int:
     return EXIT_CODES[summary["status"]]
 
 
+def _repeat(path: Path, into: str) -> int:
+    """Repeat the finished run that a config.yaml is of, and say where the two differ first."""
+    if "RANK" in os.environ:
+        raise UserError("--into: is given without torchrun; the processes that the run had are started")
+    try:
+        from sasg.report.repetition import beside
+    except ImportError as error:
+        raise UserError(f"--into: the comparison needs {error.name}: pip install {error.name}") from None
+    from sasg.training.repeat import Repetition
+
+    repetition = Repetition(path, into)
+    code = run_config(repetition.config)
+    if code == EXIT_CODES["stopped"]:
+        return code
+    equal, words = beside(repetition.original, repetition.folder)
+    print("\n".join(words))
+    return 0 if equal else 1
+
+
 def _as_rank(summary: dict[str, Any]) -> int:
     from sasg.cluster.launch import report_summary
 
@@ -65,9 +99,12 @@ def telling_user_errors(main: Callable[[], int]) -> int:
         return _fail(1, f"{error}; the same command goes on from the last checkpoint")
     except KeyboardInterrupt:
         return _fail(EXIT_CODES["stopped"], "interrupted; the same command begins again, or goes on from a checkpoint")
+    except BrokenPipeError:  # whoever read what is printed, as in `... | head`, has gone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- for the rest of the process
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(1, f"{where}{error.strerror or error}; the same command goes on from there")
+        return _fail(1, f"{where}{error.strerror or error}; once that is mended, the same command goes on")
 
 
 def _fail(code: int, message: str) -> int:

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """
 
 
+class NothingFinished(UserError):
+    """A table or figure of runs of which none is finished yet."""
+
+
 class ClusterError(RuntimeError):
     """A process of a distributed run ended, fell silent or sent something damaged. One line that names it.
 

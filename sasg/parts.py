@@ -25,7 +25,7 @@ def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **giv
         built = part(**given, **options)
     except UserError as error:
         message = str(error)
-        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
+        raise type(error)(message if message.startswith(where) else f"{where}: {message}") from None
     if not isinstance(built, expected):
         kinds = f"gives a {type(built).__name__}, but must give a {expected.__name__}"
         raise UserError(f"{where}.kind={spec['kind']}: {kinds}")

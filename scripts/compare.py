@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sasg.__main__ import telling_user_errors
 from sasg.errors import UserError
-from sasg.report.comparison import Comparison, compare
+from sasg.report.comparison import compare
 from sasg.report.curves import flat
 from sasg.report.folders import entries_in
+from sasg.report.repetition import in_words
 from sasg.report.runs import Entry
 
 
@@ -30,7 +31,7 @@ def main() -> int:
     for line in _settings(*entries):
         print(line)
     found = compare(*(entry.run for entry in entries))
-    print("\n".join(_words(found)))
+    print("\n".join(in_words(found)))
     return 0 if found.identical else 1
 
 
@@ -49,27 +50,6 @@ def _settings(one: Entry, other: Entry) -> list[str]:
     if a["task.name"] != b["task.name"] or a["cluster.workers"] != b["cluster.workers"]:
         raise UserError("these runs have other tasks or numbers of workers; only what is alike can be compared")
     return [f"{key}: {a.get(key)} | {b.get(key)}" for key in keys]
-
-
-def _words(found: Comparison) -> list[str]:
-    if found.identical:
-        return ["equal bit for bit: metrics and upload decisions"]
-    if found.first_decision is None and found.first_evaluation is None:
-        return ["equal as far as both go, but one has more iterations, evaluations or columns"]
-    words = []
-    if len(set(found.num_iterations)) > 1:
-        words.append(f"iterations: {' | '.join(map(str, found.num_iterations))}; compared are those that both have")
-    decisions, metrics = "equal", "equal"
-    if found.first_decision is not None:
-        workers = ", ".join(map(str, found.first_workers))
-        decisions = f"first differ in iteration {found.first_decision} (workers {workers})"
-        decisions += f"; {found.equal_decisions:.2%} are equal"
-    if found.first_evaluation is not None:
-        columns = found.columns if len(found.columns) < 6 else (*found.columns[:5], "...")
-        metrics = f"first differ after iteration {found.first_evaluation} ({', '.join(columns)})"
-        if found.loss_differs_by is not None:
-            metrics += f"; the first training loss by {found.loss_differs_by:.1e} of its value"
-    return [*words, f"upload decisions: {decisions}", f"metrics: {metrics}"]
 
 
 if __name__ == "__main__":

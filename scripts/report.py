@@ -15,7 +15,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), os.getcwd()]
 
-from experiments.commands import command  # noqa: E402
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import CONF, study_configs  # noqa: E402
 from sasg.report import html  # noqa: E402
@@ -32,7 +31,7 @@ def main() -> int:
     out = ROOT / "results" / "report.html"
     parser.add_argument("--out", type=Path, default=out, help="default: results/report.html")
     options = parser.parse_args()
-    print(html.write(_entries(options.runs_dir), options.out, command, ROOT / "results" / "table3" / "table3.csv"))
+    print(html.write(_entries(options.runs_dir), options.out, ROOT / "results" / "table3" / "table3.csv"))
     return 0
 
 

@@ -2,22 +2,20 @@
 
 import contextlib
 import io
-import multiprocessing
 import os
 import socket
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import wait
 from typing import Any
 
 import torch
 
 from sasg.config import Config, from_dict
+from sasg.lifetime import stop_with_parent
+from tests.forks import CONTEXT
 
 WORKERS = 10
 ALPHA = {"lasg": 32.0, "sasg": 16.0, "sasg_paper": 4.0}  # with which some uploads are skipped and some are forced
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["sasg.training.run", "sasg.cluster.launch", "sklearn.datasets"])
 
 
 def configuration(method: str, **changes: Any) -> Config:
@@ -74,24 +72,24 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_ranks(num: int, function: Callable, *arguments: Any, seconds: float = 180) -> list[Any]:
+def run_ranks(num: int, function: Callable, *arguments: Any, hanging: Collection[int] = ()) -> list[Any]:
     """function(*arguments) in `num` processes that are the ranks of one machine: what each returned or raised.
 
-    None for a process that ended without either, or that had not ended after `seconds` and was killed.
+    hanging: ranks that are not waited for, but killed when the others have ended. None for a process that ended
+    without a result.
     """
     port = free_port()
     ranks = []
     for rank in range(num):
-        ours, theirs = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_as_rank, args=(theirs, rank, num, port, function, arguments), daemon=True)
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_as_rank, args=(theirs, rank, num, port, function, arguments), daemon=True)
         process.start()
         theirs.close()
         ranks.append((process, ours))
     results: list[Any] = [None] * num
-    waiting = {ours: rank for rank, (_, ours) in enumerate(ranks)}
-    deadline = time.monotonic() + seconds
-    while waiting and (ready := wait(list(waiting), timeout=max(0, deadline - time.monotonic()))):
-        for ours in ready:
+    waiting = {ours: rank for rank, (_, ours) in enumerate(ranks) if rank not in hanging}
+    while waiting:
+        for ours in wait(list(waiting)):
             rank = waiting.pop(ours)
             with contextlib.suppress(EOFError):  # it was killed
                 results[rank] = torch.load(io.BytesIO(ours.recv_bytes()), weights_only=False)
@@ -102,6 +100,7 @@ def run_ranks(num: int, function: Callable, *arguments: Any, seconds: float = 18
 
 
 def _as_rank(pipe: Any, rank: int, num: int, port: int, function: Callable, arguments: tuple) -> None:
+    stop_with_parent()  # the server, which ends with the tests
     torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank),

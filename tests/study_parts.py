@@ -1,6 +1,7 @@
 """Parts for studies that are interrupted on purpose: data that needs no file, checkpoints all the time."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -32,4 +33,12 @@ def crashing_in_rank_1(image_shape: tuple[int, int, int], num_classes: int) -> n
     """A model with a bug that only one process meets."""
     if os.environ.get("RANK") == "1":
         raise RuntimeError("not in this rank")
+    return models.fc(image_shape, num_classes, hidden=(8,))
+
+
+def never_ready_in_ranks(image_shape: tuple[int, int, int], num_classes: int, folder: str) -> nn.Module:
+    """A model for which the processes of a distributed run wait, after they have left a file in `folder`."""
+    if "RANK" in os.environ:
+        (Path(folder) / f"rank-{os.environ['RANK']}").touch()
+        signal.pause()
     return models.fc(image_shape, num_classes, hidden=(8,))

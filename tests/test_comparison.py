@@ -191,7 +191,7 @@ class TestDevices:
 
     def test_the_page_has_one_row_of_them(self, configs):
         entries = entries_in([Path(configs[0].runs_dir)])
-        page = html.contents(entries, lambda identity: None, Path("missing.csv"))
+        page = html.contents(entries, Path("missing.csv"))
         rows = [row["cells"] for row in page["tables"][0]["rows"]]
         assert [(row[1], row[-1]) for row in rows if row[0] == "Digits"] == [("SASG", "1 of 1"), ("SGD", "1 of 1")]
         assert len(page["series"]) == len(page["runs"]) == 4

@@ -120,7 +120,7 @@ def test_decisions_are_spread_over_the_recorded_training(tmp_path):
 def test_table_3_replays_payloads_of_the_real_sizes():
     decisions = [[1, 1, 0, 0, 1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
     shared = table3.Replay(("sasg", "lasg"), {"sasg": decisions, "lasg": decisions}, 2, reception="serial")
-    measured = run_ranks(10, table3.replay, shared, seconds=120)[0]
+    measured = run_ranks(10, table3.replay, shared)[0]
     assert measured["sasg"]["received_bytes"] == 3 * 111_723 * 8
     assert measured["lasg"]["received_bytes"] == 3 * 11_173_962 * 4
     assert measured["lasg"]["server_mebibytes"] == pytest.approx(426.25, abs=0.01)

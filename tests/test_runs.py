@@ -1,14 +1,15 @@
 """A run's folder: what is in it, and that neither repetition nor interruption changes a bit of it."""
 
 import csv
+import errno
 import json
 import math
 import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
-import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,16 @@ import torch
 from run_children import start
 from suite_config import config
 
-from sasg.__main__ import EXIT_CODES
+from sasg.__main__ import EXIT_CODES, main, run_config, telling_user_errors
 from sasg.cluster.ledger import COLUMNS
 from sasg.config import Config, digest, load
+from sasg.errors import UserError
+from sasg.report.repetition import beside
 from sasg.training import run as training
+from sasg.training.repeat import Repetition
 from sasg.training.run import run
-from sasg.training.run_folder import CHECKPOINT, PREVIOUS, read_uploads
+from sasg.training.run_folder import CHECKPOINT, PREVIOUS, RunFolder, read_uploads
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = (
     "dataset.kind=tests.study_parts.tiny",
     "model.hidden=[8]",
@@ -144,15 +147,14 @@ class TestRepetition:
         other = contents(run(tiny(tmp_path, "seed=2"))["folder"])
         assert all(other[name] != content for name, content in contents(finished).items())
 
-    def test_from_its_own_config_file(self, finished, tmp_path):
-        words = [sys.executable, "-m", "sasg", str(finished / "config.yaml")]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == f"results/runs/{finished.name}"
-        assert contents(tmp_path / done.stdout.strip()) == contents(finished)
+    def test_from_its_own_config_file(self, finished, tmp_path, monkeypatch, capsys):
+        """In a folder where it was not run; where it was, it is finished already."""
+        monkeypatch.chdir(tmp_path)
+        code, told, _ = say(monkeypatch, capsys, finished / "config.yaml")
+        assert (code, told) == (0, [f"results/runs/{finished.name}"])
+        assert contents(told[0]) == contents(finished)
 
-    def test_a_finished_run_is_not_run_again(self, finished, monkeypatch):
+    def test_a_finished_run_is_not_run_again(self, finished, monkeypatch, capsys):
         before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
         monkeypatch.setattr(training, "Trainer", None)  # nothing is set up either
         assert run(tiny(finished.parent)) == {
@@ -160,76 +162,235 @@ class TestRepetition:
             "folder": str(finished),
         }
         assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+        says = f"finished already; to repeat and compare it: python -m sasg {finished}/config.yaml --into again\n"
+        assert capsys.readouterr().err.endswith(says)
 
 
-def wait_for_rows(process, runs_dir: Path, number: int) -> bool:
-    """Whether the only run of a folder got to this many rows before its process ended."""
-    while process.is_alive():
-        (metrics,) = list(runs_dir.glob("*/metrics.csv")) or [None]
-        if metrics and metrics.read_bytes().count(b"\n") > number:
-            return True
-        time.sleep(0.002)
-    return False
+def say(monkeypatch, capsys, *words: object) -> tuple[int, list[str], str]:
+    """What `python -m sasg` with these words gives: its exit code, the lines of stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["sasg", *map(str, words)])
+    code = telling_user_errors(main)
+    told = capsys.readouterr()
+    return code, told.out.splitlines(), told.err
+
+
+class TestInto:
+    """python -m sasg RUN/config.yaml --into FOLDER"""
+
+    def test_a_run_is_repeated_and_compared(self, finished, tmp_path, monkeypatch, capsys):
+        again = tmp_path / "again" / finished.name
+        words = (finished / "config.yaml", "--into", tmp_path / "again")
+        assert say(monkeypatch, capsys, *words)[:2] == (
+            0, [str(again), "equal bit for bit: metrics and upload decisions"],
+        )  # fmt: skip
+        assert contents(again) == contents(finished)
+        text = (again / "metrics.csv").read_text().splitlines(keepends=True)
+        text[3] = text[3].replace("12,1.2,", "12,1.25,")
+        (again / "metrics.csv").write_text("".join(text))
+        uploads = read_uploads(again / "uploads.npz")
+        uploads[36, 4] ^= True
+        RunFolder(again, {}).write_uploads(uploads)
+        code, told, _ = say(monkeypatch, capsys, *words)
+        assert code == 1
+        assert told[1].startswith("upload decisions: first differ in iteration 37 (workers 4)")
+        assert told[2].startswith("metrics: first differ after iteration 12 (epoch)")
+
+    def test_it_is_done_as_the_first_was(self, finished, tmp_path):
+        folder = Path(shutil.copytree(finished, tmp_path / finished.name))
+        summary = json.loads((folder / "summary.json").read_text())
+        assert Repetition(folder / "config.yaml", "again").config.gradients == "batched"
+        other = {"deterministic": True, "threads": 2, "gradients": "LoopEngine"}
+        other["cluster"] = {"kind": "distributed", "processes": 3}
+        (folder / "summary.json").write_text(json.dumps(summary | other))
+        found = Repetition(folder / "config.yaml", "again")
+        assert (found.config.deterministic, found.config.threads, found.config.gradients) == (True, 2, "loop")
+        assert (found.config.cluster.kind, found.config.cluster.processes) == ("distributed", 3)
+        assert found.folder == Path("again", folder.name)
+
+    def test_the_same_inputs_are_not_enough(self, finished, tmp_path):
+        """A last digit in which the runs differ is found."""
+        again = Path(shutil.copytree(finished, tmp_path / finished.name))
+        rows = (again / "metrics.csv").read_text().splitlines(keepends=True)
+        loss = rows[1].split(",")[2]
+        rows[1] = rows[1].replace(loss, repr(np.nextafter(float(loss), 1.0).item()), 1)
+        (again / "metrics.csv").write_text("".join(rows))
+        assert not beside(finished, again)[0]
+
+    @pytest.mark.parametrize("what", ["unfinished", "other file", "same place"])
+    def test_what_cannot_be_repeated(self, finished, tmp_path, monkeypatch, capsys, what):
+        folder = Path(shutil.copytree(finished, tmp_path / finished.name))
+        path, into = folder / "config.yaml", tmp_path / "again"
+        if what == "unfinished":
+            (folder / "summary.json").unlink()
+        elif what == "other file":
+            path = Path(shutil.copy(path, tmp_path / "config.json"))
+        else:
+            into = tmp_path / "elsewhere" / ".."
+            (tmp_path / "elsewhere").mkdir()
+        code, told, error = say(monkeypatch, capsys, path, "--into", into)
+        assert (code, told) == (2, [])
+        assert error.startswith("error: --into") and error.count("\n") == 1
+        assert not (tmp_path / "again").exists()
+
+
+class Clock:
+    """Each look at it takes a hundredth of a second."""
+
+    def __init__(self):
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        self._now += 0.01
+        return self._now
 
 
 class TestInterruptions:
     @pytest.mark.parametrize("seed", [1, 2])
     def test_sigkill_at_random_moments(self, finished, tmp_path, seed):
         draw = random.Random(seed)
-        num_rows = 0
         for _ in range(4):
-            process = start(tiny(tmp_path))
-            num_rows += draw.randint(1, 11)
-            assert wait_for_rows(process, tmp_path, num_rows)
-            time.sleep(draw.random() * 0.03)
-            process.kill()
+            process = start(tiny(tmp_path), dies_after=(draw.randint(1, 11), draw.randint(1, 200)))
             process.join()
             assert process.exitcode == -signal.SIGKILL
         summary = run(tiny(tmp_path))
         assert "resumed at iteration" in (Path(summary["folder"]) / "console.log").read_text()
         assert contents(summary["folder"]) == contents(finished)
 
-    def test_sigterm_stops_and_the_same_command_goes_on(self, finished, tmp_path):
-        process = start(tiny(tmp_path), saves=False)
-        assert wait_for_rows(process, tmp_path, 5)
-        os.kill(process.pid, signal.SIGTERM)
-        process.join()
-        assert process.exitcode == EXIT_CODES["stopped"] == 3
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_stops_and_the_same_command_goes_on(self, finished, tmp_path, monkeypatch, number):
+        append, rows = RunFolder.append_row, []
+
+        def signalling(folder, name, row):
+            append(folder, name, row)
+            rows.append(row)
+            if len(rows) == 10:
+                os.kill(os.getpid(), number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "append_row", signalling)
+            patch.setattr(training, "_DECIDE_SECONDS", 0.0)
+            assert run_config(tiny(tmp_path)) == EXIT_CODES["stopped"] == 3
         folder = tmp_path / finished.name
         assert (folder / CHECKPOINT).exists()
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["status"] == "stopped" and 0 < summary["iterations"] < 200
         assert contents(run(tiny(tmp_path))["folder"]) == contents(finished)
 
-    def test_budget_stops_and_the_same_command_goes_on(self, finished, tmp_path):
+    def test_budget_stops_and_the_same_command_goes_on(self, finished, tmp_path, monkeypatch):
+        monkeypatch.setattr(training, "time", Clock())
         statuses = [run(tiny(tmp_path, "budget=0.1s"))["status"]]
-        while statuses[-1] == "stopped" and len(statuses) < 100:
+        while statuses[-1] == "stopped":
             statuses.append(run(tiny(tmp_path, "budget=0.1s"))["status"])
         assert statuses[0] == "stopped" and statuses[-1] == "finished"
         assert contents(tmp_path / finished.name) == contents(finished)
 
-    @pytest.mark.parametrize("damage", ["truncated", "foreign"])
-    def test_a_damaged_checkpoint_falls_back_to_its_predecessor(self, finished, tmp_path, monkeypatch, damage, capsys):
-        monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-        monkeypatch.setattr(training, "_DECIDE_SECONDS", 0.0)
-        run(tiny(tmp_path, "budget=0.2s"))
-        folder = tmp_path / finished.name
-        assert (folder / PREVIOUS).exists()
-        if damage == "truncated":
-            os.truncate(folder / CHECKPOINT, (folder / CHECKPOINT).stat().st_size // 2)
-        else:
-            torch.save([1, 2, 3], folder / CHECKPOINT)
-        capsys.readouterr()
-        assert contents(run(tiny(tmp_path))["folder"]) == contents(finished)
-        said = capsys.readouterr().err
-        assert f"{folder / CHECKPOINT}: damaged" in said and "resumed at iteration" in said
+    @pytest.fixture(scope="class")
+    def with_checkpoints(self, finished, tmp_path_factory) -> Path:
+        runs_dir = tmp_path_factory.mktemp("stopped")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training, "time", Clock())
+            patch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+            patch.setattr(training, "_DECIDE_SECONDS", 0.0)
+            run(tiny(runs_dir, "budget=1s"))
+        return runs_dir / finished.name
 
-    def test_rows_past_the_checkpoint_are_cut(self, finished, tmp_path):
-        run(tiny(tmp_path, "budget=0.1s"))
-        folder = tmp_path / finished.name
-        with (folder / "metrics.csv").open("a") as file:
+    @pytest.fixture
+    def stopped(self, with_checkpoints, tmp_path) -> Path:
+        """A run that has saved two checkpoints and was stopped."""
+        folder = Path(shutil.copytree(with_checkpoints, tmp_path / with_checkpoints.name))
+        assert {CHECKPOINT, PREVIOUS, "metrics.csv"} <= {path.name for path in folder.iterdir()}
+        return folder
+
+    @pytest.mark.parametrize("damage", ["truncated", "foreign"])
+    def test_a_damaged_checkpoint_falls_back_to_its_predecessor(self, finished, stopped, damage, capsys):
+        if damage == "truncated":
+            os.truncate(stopped / CHECKPOINT, (stopped / CHECKPOINT).stat().st_size // 2)
+        else:
+            torch.save([1, 2, 3], stopped / CHECKPOINT)
+        assert contents(run(tiny(stopped.parent))["folder"]) == contents(finished)
+        said = capsys.readouterr().err
+        assert f"{stopped / CHECKPOINT}: damaged" in said and "resumed at iteration" in said
+
+    def test_rows_past_the_checkpoint_are_cut(self, finished, stopped):
+        with (stopped / "metrics.csv").open("a") as file:
             file.write("199,19.9,half a ro")
-        assert contents(run(tiny(tmp_path))["folder"]) == contents(finished)
+        assert contents(run(tiny(stopped.parent))["folder"]) == contents(finished)
+
+    def test_a_changed_byte_of_a_tensor_is_damage(self, stopped):
+        """Whatever torch makes of it: where the archive's check sums are wrong, the older checkpoint is used."""
+        folder = RunFolder(stopped, json.loads((stopped / "config.yaml").read_text()))
+        whole = (stopped / CHECKPOINT).read_bytes()
+        with zipfile.ZipFile(stopped / CHECKPOINT) as archive:
+            tensors = [info for info in archive.infolist() if "/data/" in info.filename and info.file_size > 8]
+        for info in tensors:
+            at = info.header_offset + 30 + len(info.filename.encode()) + len(info.extra)
+            at += int.from_bytes(whole[info.header_offset + 28 : info.header_offset + 30], "little") - len(info.extra)
+            (stopped / CHECKPOINT).write_bytes(whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :])
+            state, (note,) = folder.load_checkpoint(torch.device("cpu"))
+            assert state is not None and f"{CHECKPOINT}: damaged (the check sum of {info.filename} is wrong)" in note
+
+    @pytest.mark.parametrize("name", [CHECKPOINT, PREVIOUS, "metrics.csv"])
+    @pytest.mark.parametrize(
+        ("error", "says"),
+        [
+            (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+            (PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "Permission denied"),
+            (MemoryError(), "MemoryError"),
+        ],
+    )
+    def test_what_cannot_be_read_now_is_not_lost(self, stopped, monkeypatch, error, says, name):
+        if name == PREVIOUS:  # it is needed only where the newer one is damaged
+            os.truncate(stopped / CHECKPOINT, 100)
+        if name == "metrics.csv":  # it is read only where no checkpoint is left
+            (stopped / CHECKPOINT).unlink()
+            (stopped / PREVIOUS).unlink()
+        read = Path.read_bytes
+
+        def failing(path):
+            if path.name == name:
+                raise error
+            return read(path)
+
+        before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=says) as caught:
+            patch.setattr(Path, "read_bytes", failing)
+            run(tiny(stopped.parent))
+        assert str(caught.value).startswith(f"{stopped / name}: cannot be read now (")
+        assert "\n" not in str(caught.value) and "nothing was changed" in str(caught.value)
+        assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+    def test_too_little_memory_for_a_checkpoint_is_no_damage(self, finished, stopped, monkeypatch):
+        def failing(*arguments, **options):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nmore")
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=r"now \(DefaultCPUAllocator.* 9 bytes.\)"):
+            patch.setattr(torch, "load", failing)
+            run(tiny(stopped.parent))
+        assert contents(run(tiny(stopped.parent))["folder"]) == contents(finished)
+
+    @pytest.mark.parametrize("name", ["summary.json", "metrics.csv"])
+    def test_a_finished_run_that_cannot_be_read_now_is_not_run_again(self, finished, monkeypatch, name):
+        before = {path.name: path.read_bytes() for path in finished.iterdir()}
+        read = Path.read_bytes
+
+        def failing(path):
+            if path.name == name:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read(path)
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match=f"{name}: cannot be read now"):
+            patch.setattr(Path, "read_bytes", failing)
+            run(tiny(finished.parent))
+        assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+    def test_what_is_lost_with_both_checkpoints_is_said(self, finished, stopped, capsys):
+        for name in (CHECKPOINT, PREVIOUS):
+            os.truncate(stopped / name, 100)
+        rows = table(stopped / "metrics.csv")
+        assert contents(run(tiny(stopped.parent))["folder"]) == contents(finished)
+        said = f"is lost: {len(rows)} rows, up to iteration {int(rows[-1]['iteration'])}\n"
+        assert said in capsys.readouterr().err
+        assert said in (stopped / "console.log").read_text()
 
 
 class TestName:

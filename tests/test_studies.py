@@ -9,11 +9,11 @@ import math
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from experiments.composing import telling_errors
 from experiments.plan import gpus_for, jobs_for, num_slots, too_long
 from experiments.pool import Job, Pool
 from experiments.study import compose_grid, load_study, parse
+from sasg.__main__ import EXIT_CODES
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.report.runs import look_up
@@ -30,6 +31,7 @@ from sasg.training import run as training
 from sasg.training import run_folder
 from sasg.training.estimate import Estimate
 from sasg.training.run_folder import CHECKPOINT, PREVIOUS, RunFolder
+from tests.forks import CONTEXT, ForkedCommand
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -261,7 +263,7 @@ class TestInterruptions:
             else:
                 patch.setattr(run_folder.os, "fsync", fail_later(os.fsync))
             assert telling_errors(lambda: training.run(config) and 0) == 1
-        assert "No space left on device; the same command goes on" in capsys.readouterr().err
+        assert "No space left on device; once that is mended, the same command goes on" in capsys.readouterr().err
         assert not list(Path(config.runs_dir).rglob("*.part"))
         self.resume(config, uninterrupted, name)
 
@@ -270,8 +272,9 @@ class TestPool:
     """Runs as child processes of this one."""
 
     @pytest.fixture(autouse=True)
-    def look_often(self, monkeypatch):
+    def quickly(self, monkeypatch):
         monkeypatch.setattr("experiments.pool._POLL_SECONDS", 0.02)
+        monkeypatch.setattr("experiments.pool.subprocess.Popen", ForkedCommand)
 
     def pool(self, runs_dir: Path, *methods: str) -> Pool:
         jobs = jobs_for(look_up([tiny(runs_dir, method) for method in methods]))
@@ -301,11 +304,10 @@ class TestPool:
         pool = self.pool(tmp_path / "runs", "sgd", "sasg", "lasg")
         pool.gpus = ["GPU-a", "3"]
         seen, given = set(), []
-        start = subprocess.Popen
 
         def started(*words, env, **options):
             given.append(env["CUDA_VISIBLE_DEVICES"])
-            return start(*words, env=env, **options)
+            return ForkedCommand(*words, env=env, **options)
 
         monkeypatch.setattr("experiments.pool.subprocess.Popen", started)
         pool.work(lambda: seen.add(tuple(sorted(job.gpu for job in pool.jobs if job.state == "running"))))
@@ -366,32 +368,37 @@ class TestPool:
         assert seen[0] == "running" and "elsewhere" in seen and job.state == "finished"
 
 
-def start_study(tmp_path: Path, *words: str) -> subprocess.Popen:
-    command = [sys.executable, "experiments/reproduce.py", "study=demo", "method=sgd,sasg", "seeds=1", *TINY]
-    return subprocess.Popen(
-        [*command, f"runs_dir={tmp_path / 'runs'}", *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def _study(words: list[str], output: Path) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv[1:] = words
+    sys.exit(telling_errors(reproduce.main))
+
+
+def start_study(tmp_path: Path, output: str) -> BaseProcess:
+    words = ["study=demo", "method=sgd,sasg", "seeds=1", *TINY, f"runs_dir={tmp_path / 'runs'}"]
+    process = CONTEXT.Process(target=_study, args=(words, tmp_path / output))
+    process.start()
+    return process
 
 
 def test_two_studies_at_once_and_sigkill_of_one(tmp_path, uninterrupted):
-    studies = [start_study(tmp_path), start_study(tmp_path)]
+    studies = [start_study(tmp_path, output) for output in ("first", "second")]
     while not list(tmp_path.rglob(CHECKPOINT)):
         time.sleep(0.05)
-        assert any(study.poll() is None for study in studies)
+        assert any(study.is_alive() for study in studies)
     studies[0].kill()
-    studies[0].communicate()
-    out, err = studies[1].communicate(timeout=240)
-    assert studies[1].returncode == 0, err
+    for study in studies:
+        study.join()
+    said = (tmp_path / "second").read_text()
+    assert studies[1].exitcode == 0, said
     paths = list((tmp_path / "runs").iterdir())
     assert len(paths) == 2
     for path in paths:
         assert results(path) == reference(uninterrupted, path.name)
         assert not RunFolder(path, {}).is_held()
-    assert "| digits | SASG" in out
+    assert "| digits | SASG" in said
 
 
 def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, uninterrupted, monkeypatch, capsys):
@@ -408,6 +415,57 @@ def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, unin
     assert telling_errors(reproduce.main) == 0
     assert {name: (folder / name).read_bytes() for name in tables} == tables
     assert "finished: seeds 1" in capsys.readouterr().out
+
+
+def study(monkeypatch, tmp_path: Path, *words: str) -> int:
+    words = ("study=demo", "method=sgd", "seeds=1", *TINY, f"runs_dir={tmp_path / 'runs'}", *words)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
+    return telling_errors(reproduce.main)
+
+
+@pytest.mark.parametrize("by", ["signal", "interrupt"])
+def test_interrupted_before_anything_is_finished(tmp_path, monkeypatch, capsys, by):
+    """By Ctrl-C while runs are at work, or before the first one."""
+
+    def run_missing(*arguments):
+        if by == "interrupt":
+            raise KeyboardInterrupt
+        return EXIT_CODES["stopped"]
+
+    monkeypatch.setattr(reproduce, "run_missing", run_missing)
+    assert study(monkeypatch, tmp_path) == 3
+    told = capsys.readouterr()
+    assert told.err == "stopped; the same command goes on from there\n"
+    assert "no finished run to draw" in told.out
+
+
+@pytest.mark.parametrize("mistake", ["option", "part", "bug"])
+def test_what_is_wrong_with_the_tables_is_told_before_training(tmp_path, monkeypatch, capsys, mistake):
+    parts = {
+        "option": {"kind": "sasg.report.figures.accuracy", "colour": "red"},
+        "part": {"kind": "tests.test_studies.no_baseline"},
+        "bug": {"kind": "tests.test_studies.wrong"},
+    }
+    demo = load_study("demo")
+    demo.report.append(parts[mistake])
+    monkeypatch.setattr(reproduce, "load_study", lambda name: demo)
+    monkeypatch.setattr(reproduce, "run_missing", lambda *arguments: pytest.fail("it trained"))
+    if mistake == "bug":
+        with pytest.raises(ZeroDivisionError):
+            study(monkeypatch, tmp_path)
+    else:
+        assert study(monkeypatch, tmp_path) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert ("unknown option 'colour'" if mistake == "option" else "has no baseline") in line
+    assert not list(tmp_path.iterdir())
+
+
+def no_baseline(entries, folder) -> str:
+    raise UserError("task=heterogeneous: has no baseline")
+
+
+def wrong(entries, folder) -> str:
+    return str(1 / 0)
 
 
 def test_tables_of_nothing_are_not_written(tmp_path, monkeypatch, capsys):

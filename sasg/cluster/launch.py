@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -24,7 +25,7 @@ from sasg.cluster.transport import rank_name
 from sasg.config import Config
 from sasg.errors import ClusterError, UserError
 
-_REPORTS = "SASG_REPORTS"  # names the folder where launched processes leave their reports
+_REPORTS, _LAUNCHER = "SASG_REPORTS", "SASG_LAUNCHER"  # the folder for launched processes' reports; who launched them
 _STRAGGLER_SECONDS, _STRAGGLERS = 5, "stragglers-were-killed"
 
 
@@ -43,7 +44,7 @@ def launch(config: Config) -> dict[str, Any]:
         (reports / "config.json").write_text(json.dumps(config.as_dict()))
         try:
             with _environment(_settings(config, reports)), _ending_stragglers(reports):
-                agent = elastic_launch(_agent_settings(num_processes, port), sys.executable)
+                agent = elastic_launch(_agent_settings(num_processes, port, reports / "agent"), sys.executable)
                 agent("-m", "sasg", str(reports / "config.json"))
         except SignalException:
             if not (reports / "summary.json").exists():
@@ -56,6 +57,9 @@ def launch(config: Config) -> dict[str, Any]:
 
 def report_summary(summary: Mapping[str, Any]) -> bool:
     """Leave the run's summary for the launcher; False if nobody launched this process."""
+    if _LAUNCHER in os.environ and os.getppid() != int(os.environ[_LAUNCHER]):  # it was killed, and cleans up no more
+        shutil.rmtree(os.environ[_REPORTS], ignore_errors=True)
+        return True
     return _report("summary.json", json.dumps(summary))
 
 
@@ -83,7 +87,8 @@ def _free(port: int) -> int:
     return port
 
 
-def _agent_settings(num_processes: int, port: int) -> LaunchConfig:
+def _agent_settings(num_processes: int, port: int, folder: Path) -> LaunchConfig:
+    """folder: for the agent's own files, which it would leave in the temporary directory."""
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -93,12 +98,15 @@ def _agent_settings(num_processes: int, port: int) -> LaunchConfig:
         local_addr="127.0.0.1",
         run_id="sasg",
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder)),
+        signals_to_handle="SIGTERM,SIGINT,SIGQUIT",  # a run outlives its terminal (SIGHUP)
     )
 
 
 def _settings(config: Config, reports: Path) -> dict[str, str]:
     return {
         _REPORTS: str(reports),
+        _LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(config.threads),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),  # one machine: its name need not resolve
@@ -137,9 +145,7 @@ def _ending_stragglers(reports: Path) -> Iterator[None]:
                 return
         if not over.wait(_STRAGGLER_SECONDS):
             (reports / _STRAGGLERS).touch()
-            for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-                if f"\0{_REPORTS}={reports}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
-                    os.kill(int(pid), signal.SIGKILL)
+            _kill_children(reports)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -148,6 +154,18 @@ def _ending_stragglers(reports: Path) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+
+
+def _kill_children(reports: Path) -> None:
+    """Kill this process's children that report to this folder, and not those that have just ended.
+
+    Where /proc does not tell them, the agent does it, later.
+    """
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    for pid in children.read_text().split() if children.exists() else ():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if f"\0{_REPORTS}={reports}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def _reason(reports: Path, failures: Mapping[int, ProcessFailure], workers: list[range]) -> Exception:

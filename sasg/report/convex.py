@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from sasg.cluster.ledger import uplink_bits
-from sasg.errors import UserError
+from sasg.errors import NothingFinished
 from sasg.report.curves import Series, all_series, by_task, metric_of
 from sasg.report.names import METRICS, metric_label, metric_text, task_name
 from sasg.report.panels import gap, legend, line_of
@@ -83,7 +83,7 @@ def descent(entries: Sequence[Entry], folder: Path, file: str, methods: tuple[st
     """
     tasks = by_task(one for one in all_series(entries) if one.method in methods)
     if not any(one.runs for series in tasks.values() for one in series):
-        raise UserError(f"{folder / file}: no finished run to draw")
+        raise NothingFinished(f"{folder / file}: no finished run to draw")
     with drawing():
         figure, axes = new_figure(PAGE, 1.75 * len(tasks) + 0.4, len(tasks), 2, sharey="row")
         for (task, series), (left, right) in zip(tasks.items(), axes, strict=True):

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sasg.errors import UserError
+from sasg.errors import NothingFinished, UserError
 from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.curves import CODE, Series, all_series, by_task, frame, metric_of, upload_shares
 from sasg.report.names import family, metric_label, task_name
@@ -43,7 +43,7 @@ def accuracy(entries: Sequence[Entry], folder: Path, file: str) -> str:
     """
     tasks = by_task(all_series(entries))
     if not any(entry.run for entry in entries):
-        raise UserError(f"{folder / file}: no finished run to draw")
+        raise NothingFinished(f"{folder / file}: no finished run to draw")
     with drawing():
         figure, axes = new_figure(PAGE, 2.3 * len(tasks) + 0.3, len(tasks), 2, sharey="row")
         for (task, series), (left, right) in zip(tasks.items(), axes, strict=True):

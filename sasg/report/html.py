@@ -5,7 +5,7 @@ Its looks and its behaviour are in page/; here is what it shows, as plain data f
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sasg.report.published import published
 from sasg.report.runs import Entry, Run
 from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
+from sasg.training.repeat import repeat_command
 from sasg.training.run_folder import write_text
 
 _PAGE = Path(__file__).parent / "page"
@@ -28,17 +29,14 @@ _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 _COLUMNS = ("iteration", "epoch", "training_loss", "rounds", "paper_bits", "uplink_bits", "real_bits")
 _HEAT_MAP_BINS = 60
 
-Command = Callable[[dict[str, Any]], str | None]
-
-
-def write(entries: Sequence[Entry], path: Path, command: Command, table3: Path) -> str:
+def write(entries: Sequence[Entry], path: Path, table3: Path) -> str:
     """Write the report on these runs, and on those that are missing; returns what to print.
 
-    command: from a run's identity to the command that repeats it. table3: our measured Table III, if it is there.
+    table3: our measured Table III, if it is there.
     """
     from plotly.offline import get_plotlyjs
 
-    data = json.dumps(contents(entries, command, table3), separators=(",", ":"), allow_nan=False)
+    data = json.dumps(contents(entries, table3), separators=(",", ":"), allow_nan=False)
     parts = {
         "STYLE": (_PAGE / "report.css").read_text(),
         "SCRIPT": (_PAGE / "report.js").read_text(),
@@ -53,7 +51,7 @@ def write(entries: Sequence[Entry], path: Path, command: Command, table3: Path) 
     return f"written: {path} ({len(text.encode()) / 1e6:.1f} MB, {sum(1 for e in entries if e.run)} runs)"
 
 
-def contents(entries: Sequence[Entry], command: Command, table3: Path) -> dict[str, Any]:
+def contents(entries: Sequence[Entry], table3: Path) -> dict[str, Any]:
     """All that the page shows."""
     series = all_series(entries)
     appearance = looks(series)
@@ -64,7 +62,7 @@ def contents(entries: Sequence[Entry], command: Command, table3: Path) -> dict[s
         "tasks": [_task(task, [one for one in series if one.task == task]) for task in tasks],
         "series": [_series(one, appearance[one.label]) for one in series],
         "runs": {
-            entry.run.path.name: _run(entry.run, names[entry.run.path.name], command)
+            entry.run.path.name: _run(entry.run, names[entry.run.path.name])
             for entry in entries
             if entry.run and entry.run.path.name in names
         },
@@ -97,7 +95,7 @@ def _series(one: Series, look: Look) -> dict[str, Any]:
     }
 
 
-def _run(run: Run, label: str, command: Command) -> dict[str, Any]:
+def _run(run: Run, label: str) -> dict[str, Any]:
     table, summary = frame(run), run.summary
     metrics = [name for name in table if name.startswith("top") or name in METRICS]
     table["uplink_bits_int32"] = uplink_bits(table, "int32")
@@ -114,7 +112,7 @@ def _run(run: Run, label: str, command: Command) -> dict[str, Any]:
         "device": run.identity["device"],
         "commit": summary.get("commit"),
         "folder": f"results/runs/{run.path.name}",
-        "command": command(run.identity),
+        "command": repeat_command(f"results/runs/{run.path.name}"),
         "identity": run.identity,
         "summary": {key: summary.get(key) for key in ("device", "precision", "data", "versions", "cluster")},
         "columns": {name: [_short(value) for value in table[name]] for name in columns},

@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sasg.lifetime import LastingStream
+
 
 class Progress:
     """Tells how a run goes. Everything but the rewritten line also goes to `log` (console.log).
 
-    Without a log it is silent: only the server tells.
+    Without a log it is silent: only the server tells. A terminal that goes away ends nothing.
     """
 
     def __init__(self, name: str, num_iterations: int, log: Path | None):
         self.name, self.num_iterations = name, num_iterations
         self._log = log
-        self._live = log is not None and sys.stderr.isatty()
+        self._terminal = LastingStream(sys.stderr)
+        self._live = log is not None and self._terminal.isatty()
         self._started: tuple[float, int] | None = None
         self._last = 0.0
         self._epoch = -1
@@ -27,8 +30,8 @@ class Progress:
         """A line for the reader, in the terminal and in the log."""
         if self._log is None:
             return
-        print(f"{chr(13) + chr(27) + '[K' if self._live else ''}{self.name}: {text}", file=sys.stderr, flush=True)
-        with self._log.open("a") as log:
+        print(f"{chr(13) + chr(27) + '[K' if self._live else ''}{self.name}: {text}", file=self._terminal, flush=True)
+        with self._log.open("a", encoding="utf-8") as log:
             log.write(f"{text}\n")
 
     def tick(self, iteration: int) -> None:
@@ -38,7 +41,7 @@ class Progress:
             self._started = (now, iteration)
         if self._live and now - self._last > 0.5:
             self._last = now
-            print(f"\r\x1b[K{self.name}: {self._line(iteration, now)}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{self.name}: {self._line(iteration, now)}", end="", file=self._terminal, flush=True)
 
     def evaluated(self, row: dict[str, Any], skipped: float, epoch_ended: bool) -> None:
         """After each evaluation, with its row of metrics and the share of uploads that were skipped."""

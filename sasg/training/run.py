@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,11 +16,13 @@ from sasg.cluster import Cluster
 from sasg.cluster.factory import needs_launch, open_cluster
 from sasg.config import Config, digest
 from sasg.errors import UserError
+from sasg.lifetime import LastingStream
 from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset
 from sasg.training.phases import phase_columns, phases_table
 from sasg.training.progress import Progress, metric_text
 from sasg.training.provenance import code_sha256, device_name, git_commit, processor, versions
+from sasg.training.repeat import said_of_finished
 from sasg.training.run_folder import CHECKPOINT, NoFolder, RunFolder, folder_of
 from sasg.training.tracker import Tracker, make_tracker
 from sasg.training.trainer import Trainer, check_parts
@@ -33,7 +36,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, Any]:
     """Do one run, or what is missing of it, and return its summary with its `folder`.
 
     The status is "finished", "diverged" (the loss stopped being finite), or "stopped" (budget, SIGINT or
-    SIGTERM), after which another call goes on to exactly the result of an uninterrupted run.
+    SIGTERM; SIGHUP too under torchrun), after which another call goes on to exactly the result of an uninterrupted run.
     dataset: what `load_dataset` gives, if it was called already. In a distributed run the server alone returns
     a summary, the other processes just the folder.
     """
@@ -43,21 +46,30 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, Any]:
     if needs_launch(config.cluster):
         from sasg.cluster.launch import launch  # with torchrun's agent, which others need not import
 
-        return _finished(config, dataset, device) or launch(config)
+        done = _finished(config, dataset, device)
+        return launch(config) if done is None else _told(done)
     with open_cluster(config.cluster, device) as cluster:
         dataset = dataset or cluster.in_turn(lambda: load_dataset(config))
         cluster.check_equal({"configuration": config.shared(), "code": code_sha256(), "data set": dataset.sha256})
         folder = folder_of(config, dataset.sha256, device.type, RunFolder if cluster.is_server else NoFolder)
-        summary = folder.summary()
-        if not cluster.largest(summary is not None):
+        done = folder.summary()
+        if not cluster.largest(done is not None):
             trainer = Trainer(config, dataset, cluster, dtype)
             with folder.held():
-                summary = folder.summary()
-                if not cluster.largest(summary is not None):
+                done = folder.summary()
+                if not cluster.largest(done is not None):
                     follower = tracker if cluster.is_server else Tracker()
                     summary = _Run(config, folder, trainer, dataset, cluster, follower).finish()
         cluster.largest(0)  # nobody leaves before the server has written
+    if done is not None:
+        return _told({**done, "folder": str(folder.path)})
     return {**(summary if cluster.is_server else {}), "folder": str(folder.path)}
+
+
+def _told(summary: dict[str, Any]) -> dict[str, Any]:
+    """The same summary, of a run that was finished before; the user is told."""
+    print(said_of_finished(summary), file=LastingStream(sys.stderr))
+    return summary
 
 
 def _finished(config: Config, dataset: Dataset | None, device: torch.device) -> dict[str, Any] | None:
@@ -115,7 +127,10 @@ class _Run:
         for note in self.trainer.problem.choice.notes:
             self.progress.say(note)
         self.tracker.start(self.folder.path, self.folder.identity, self.progress.say)
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if "RANK" in os.environ:  # torchrun passes on what ends its terminal; other runs outlive that
+            signals.append(signal.SIGHUP)
+        previous = {s: signal.signal(s, self._on_signal) for s in signals}
         try:
             status = self._loop()
         finally:
@@ -208,8 +223,11 @@ class _Run:
         if resumes:
             self.trainer.load_state(checkpoint and checkpoint["trainer"])
         if checkpoint is None:
+            lost = self.folder.progress()
             if self.folder.is_damaged():
                 notes.append("its metrics or uploads are not complete any more: the run starts anew")
+            elif lost:
+                notes.append(f"there is no whole checkpoint: the run starts anew, and does again what is lost: {lost}")
             self.folder.clear()
         else:
             self.rows, self.timing = checkpoint["rows"], checkpoint["timing"]
@@ -249,6 +267,7 @@ class _Run:
             "precision": self.config.precision,
             "gradients": type(self.trainer.problem.oracle.engine).__name__,
             "deterministic": self.config.deterministic,
+            "threads": self.config.threads,
             "cluster": self.cluster.describe(),
             "data": self.dataset.origin,
             "versions": versions(),

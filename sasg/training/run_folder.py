@@ -2,14 +2,16 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import io
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import IO, Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from sasg.errors import UserError
 
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 BUSY = "another process is at work on this run"
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # another folder may not help
 
 
 class RunFolder:
@@ -30,29 +33,40 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder for this process. UserError if another one does, or if it is not this run's."""
+        """Hold the folder for this process. UserError if another one does, or if it cannot be this run's."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
         except OSError as error:
+            if error.errno in _FULL:
+                raise
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another runs_dir") from None
-        with (self.path / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path}: {BUSY}; wait for it or stop it") from None
+        with lock:
+            if not self._lock(lock, fcntl.LOCK_EX):
+                raise UserError(f"{self.path}: {BUSY}; wait for it or stop it")
             self._check_identity()
             yield
 
     def is_held(self) -> bool:
-        """Whether another process is at work here just now."""
+        """Whether another process is at work here just now. UserError if that cannot be known."""
         try:
             with (self.path / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return not self._lock(lock, fcntl.LOCK_SH)
         except FileNotFoundError:
             return False
+
+    def _lock(self, file: IO[str], kind: int) -> bool:
+        """Lock a file of the folder until it is closed; False if another process has locked it."""
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-        return False
+            return False
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: its file system has no locks ({error.strerror}), without which two processes could "
+                "write to one run; choose a runs_dir on another (a local disk), or have this one mounted with locks"
+            ) from None
+        return True
 
     def _check_identity(self) -> None:
         config = self.path / "config.yaml"
@@ -66,11 +80,11 @@ class RunFolder:
         summary = self._summary_of_ended()
         if summary is None:
             return None
-        try:
-            text = (self.path / "metrics.csv").read_bytes()
-            complete = text.endswith(b"\n") and text.count(b"\n") == 1 + summary["num_rows"]
-        except OSError:
+        text = _content(self.path / "metrics.csv")
+        if text is None:
             complete = summary["num_rows"] == 0
+        else:
+            complete = text.endswith(b"\n") and text.count(b"\n") == 1 + summary["num_rows"]
         return summary if complete and (self.path / "uploads.npz").exists() else None
 
     def is_damaged(self) -> bool:
@@ -114,22 +128,36 @@ class RunFolder:
         os.replace(partial, current)
 
     def load_checkpoint(self, device: torch.device) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest checkpoint that can be read (None: there is none), and what to tell the user about others."""
+        """The newest checkpoint that is whole (None: there is none), and what to tell the user about others.
+
+        Damaged is what was read to its end and is not what was written: that one is passed over. UserError, nothing
+        touched: a checkpoint cannot be read now, or is of another configuration.
+        """
         notes = []
-        for name in (CHECKPOINT, PREVIOUS):
-            path = self.path / name
-            if not path.exists():
-                continue
+        for path in (self.path / CHECKPOINT, self.path / PREVIOUS):
             try:
-                state = torch.load(path, map_location=device, weights_only=True)
-                identity = state["identity"]
-            except Exception as error:  # torch raises many kinds for a damaged file
-                notes.append(f"{path}: damaged ({type(error).__name__}), not used")
+                if (content := _content(path)) is None:
+                    continue
+                if damage := _damage(content):
+                    notes.append(f"{path}: damaged ({damage}), not used")
+                    continue
+                state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+            except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for too little memory
+                raise _unreadable(path, error) from None
+            except pickle.UnpicklingError:
+                state = None
+            if not isinstance(state, dict) or "identity" not in state:
+                notes.append(f"{path}: damaged (not a checkpoint of the suite), not used")
                 continue
-            if identity != digest(self.identity):
+            if state["identity"] != digest(self.identity):
                 raise UserError(f"{path}: is a checkpoint of another configuration; move it away")
             return state, notes
         return None, notes
+
+    def progress(self) -> str | None:
+        """How far metrics.csv goes, in words; None without a row."""
+        rows = (_content(self.path / "metrics.csv") or b"").decode(errors="replace").splitlines()[1:]
+        return f"{len(rows)} rows, up to iteration {rows[-1].partition(',')[0]}" if rows else None
 
     def remove_checkpoints(self) -> None:
         """A finished run is never resumed."""
@@ -162,6 +190,9 @@ class NoFolder(RunFolder):
 
     def load_checkpoint(self, device: torch.device) -> tuple[None, list[str]]:
         return None, []
+
+    def progress(self) -> None:
+        return None
 
     def _ignore(self, *content: Any) -> None:
         pass
@@ -217,9 +248,38 @@ def _csv_text(rows: list[dict[str, Any]], header: bool) -> str:
 
 
 def _json(path: Path) -> Any:
+    """What a file says; None if it is not there or not JSON. UserError: it cannot be read now."""
+    content = _content(path)  # its UserError is a ValueError, too
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json.loads(content or b"")
+    except ValueError:
         return None
+
+
+def _content(path: Path) -> bytes | None:
+    """A whole file; None if it is not there. UserError: it cannot be read now, which says nothing of what is in it."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, MemoryError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(f"{path}: cannot be read now ({reason}); nothing was changed: mend that, and start it again")
+
+
+def _damage(checkpoint: bytes) -> str | None:
+    """What is wrong with a checkpoint's bytes, by the check sums of its archive; None: nothing."""
+    try:
+        with ZipFile(io.BytesIO(checkpoint)) as archive:
+            wrong = archive.testzip()
+    except MemoryError:
+        raise
+    except Exception as error:  # many kinds, by where the damage is
+        return str(error)
+    return wrong and f"the check sum of {wrong} is wrong"
 
 

@@ -289,10 +289,9 @@ function showRun(name, row) {
   const list = element("dl", "");
   Object.entries(facts).forEach(([key, value]) => list.append(element("dt", key), element("dd", value ?? "unknown")));
   const command = element("div", "", { class: "command" });
-  const words = run.command || `python -m sasg ${run.folder}/config.yaml   # from a copy of the folder`;
   const copy = element("button", "Copy", { type: "button" });
-  copy.onclick = () => navigator.clipboard?.writeText(words).then(() => (copy.textContent = "Copied"));
-  command.append(element("pre", words), copy);
+  copy.onclick = () => navigator.clipboard?.writeText(run.command).then(() => (copy.textContent = "Copied"));
+  command.append(element("pre", run.command), copy);
   const details = element("details", "");
   details.append(element("summary", "Configuration"), element("pre", JSON.stringify(run.identity, null, 2)));
   const plots = element("div", "", { class: "plots" });

@@ -1,0 +1,59 @@
+"""A finished run once more: the command that does it, and what its folder says that it must be done with."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sasg.config import Config, from_dict
+from sasg.errors import UserError
+from sasg.problem.gradients import ENGINES
+from sasg.training.run_folder import RunFolder, read_identity
+
+_INTO = "again"
+
+
+def repeat_command(folder: Path | str, into: str = _INTO) -> str:
+    """The exact command, for a shell, that repeats the run in `folder` below `into` and compares the two.
+
+    It needs nothing else: with `--into`, `python -m sasg` takes from the folder what `config.yaml` leaves out.
+    """
+    return shlex.join(["python", "-m", "sasg", str(Path(folder) / "config.yaml"), "--into", into])
+
+
+def said_of_finished(summary: dict[str, Any]) -> str:
+    """That a run needs nothing any more, and how it is repeated; summary: as `training.run.run` returns it."""
+    folder = Path(summary["folder"])
+    words = f"{folder.name}: {summary['status']} already"
+    return words if folder.parent.name == _INTO else f"{words}; to repeat and compare it: {repeat_command(folder)}"
+
+
+class Repetition:
+    """Of the run in folder `original`: the configuration that repeats it, and the `folder` where that is.
+
+    UserError: there is no finished run, or `into` is where it lies.
+    """
+
+    def __init__(self, path: Path, into: str):
+        """path: the run's config.yaml. into: the runs_dir of the repetition."""
+        identity = read_identity(path.parent) if path.name == "config.yaml" else None
+        summary = None if identity is None else RunFolder(path.parent, identity).summary()
+        if summary is None:
+            raise UserError(f"--into: {path} must be the config.yaml of a finished run, which is then repeated")
+        config = replace(from_dict(identity), runs_dir=into)
+        self.config = replace(config, **_settings(summary, config))
+        self.original, self.folder = path.parent, Path(into) / config.run_name(identity)
+        if self.folder.resolve() == self.original.resolve():
+            raise UserError(f"--into {into}: the run itself lies there; name another folder")
+
+
+def _settings(summary: dict[str, Any], config: Config) -> dict[str, Any]:
+    """What a run was done with that its identity leaves out, and that can change bits; older summaries say less."""
+    settings: dict[str, Any] = {key: summary[key] for key in ("deterministic", "threads") if key in summary}
+    engine = str(summary.get("gradients")).removesuffix("Engine").lower()
+    if engine in ENGINES:
+        settings["gradients"] = engine
+    cluster = summary.get("cluster", {})
+    if cluster.get("kind") == "distributed":
+        settings["cluster"] = replace(config.cluster, kind="distributed", processes=cluster["processes"])
+    return settings
