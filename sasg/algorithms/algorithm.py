@@ -99,11 +99,13 @@ class Workspace:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
 
 
-class Part:
+class Part(ABC):
     """A piece of a method with state in tensors that are updated in place.
 
     The three class attributes name the attributes that make up its state: `worker_state` with a leading
     axis W; `shared_state`, equal in every process; `server_state`, in the server's process alone.
+    Parts that are its attributes, or in lists, tuples and dicts that are, belong to it: they are set up with it, begin
+    epochs with it, and their state is part of its own.
     """
 
     worker_state: ClassVar[tuple[str, ...]] = ()
@@ -114,51 +116,69 @@ class Part:
 
     def setup(self, workspace: Workspace) -> None:
         """Allocate the state; called once, before anything else."""
-        for _, part in self._children():
+        for _, part in self.children():
             part.setup(workspace)
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         """Take over what the schedule says for this epoch (0-based)."""
-        for _, part in self._children():
+        for _, part in self.children():
             part.begin_epoch(epoch, schedule)
 
     def state(self, scope: str) -> dict[str, Tensor]:
         """The state tensors of "worker", "shared" or "server" scope, those of nested parts included."""
         own = {name: getattr(self, name) for name in getattr(self, f"{scope}_state")}
-        for prefix, part in self._children():
+        for prefix, part in self.children():
             own.update({f"{prefix}.{name}": tensor for name, tensor in part.state(scope).items()})
         return own
 
     def load_state(self, scope: str, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` returned; state that is allocated at the first use comes into being here."""
-        children = dict(self._children())
-        for path, tensor in tensors.items():
-            prefix, _, rest = path.partition(".")
-            if rest:
-                children[prefix].load_state(scope, {rest: tensor})
-            elif getattr(self, path) is None:
-                setattr(self, path, tensor.clone())
+        own = dict(tensors)
+        for prefix, part in self.children():
+            theirs = [path for path in own if path.startswith(f"{prefix}.")]
+            part.load_state(scope, {path.removeprefix(f"{prefix}."): own.pop(path) for path in theirs})
+        for name, tensor in own.items():
+            if getattr(self, name) is None:
+                setattr(self, name, tensor.clone())
             else:
-                getattr(self, path).copy_(tensor)
+                getattr(self, name).copy_(tensor)
 
     def all_extra_columns(self) -> tuple[str, ...]:
         """Its own `extra_columns` and those of nested parts."""
-        nested = [column for _, part in self._children() for column in part.all_extra_columns()]
+        nested = [column for _, part in self.children() for column in part.all_extra_columns()]
         return (*self.extra_columns, *nested)
 
     def takes(self, path: str) -> bool:
         """Whether there is a place for state of this name, allocated or not."""
-        prefix, _, rest = path.partition(".")
-        if not rest:
-            return hasattr(self, path)
-        child = dict(self._children()).get(prefix)
-        return child is not None and child.takes(rest)
+        for prefix, part in self.children():
+            if path.startswith(f"{prefix}."):
+                return part.takes(path.removeprefix(f"{prefix}."))
+        return hasattr(self, path)
 
-    def _children(self) -> Iterator[tuple[str, "Part"]]:
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Part))
+    def children(self) -> Iterator[tuple[str, "Part"]]:
+        """The parts that belong to it, by name: `memory`, `stages[0]`, `votes[first]`."""
+        for name, value in vars(self).items():
+            yield from _parts_in(name, value)
+
+    def descendants(self) -> Iterator[tuple[str, "Part"]]:
+        """The parts below it at every depth, by path: `compressor.stages[0]`."""
+        for name, part in self.children():
+            yield name, part
+            yield from ((f"{name}.{path}", below) for path, below in part.descendants())
 
 
-class Algorithm(Part, ABC):
+def _parts_in(name: str, value: object) -> Iterator[tuple[str, Part]]:
+    if isinstance(value, Part):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _parts_in(f"{name}[{position}]", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _parts_in(f"{name}[{key}]", item)
+
+
+class Algorithm(Part):
     """A method: what its workers and its server do in one iteration.
 
     After `step`, `sent` [W] says who uploaded (None: everyone), and `difference` [W] and `threshold` (scalar)

@@ -60,6 +60,7 @@ class TopK(Compressor):
         self.scope = scope
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         sizes = workspace.sizes if self.scope == "tensor" else (workspace.num_parameters,)
         # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
         self.segments = tuple(Segment(n, max(1, floor(self.density * n + 1e-9))) for n in sizes)

@@ -32,6 +32,7 @@ class Vote(Part):
         self.density = density
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.num_parameters = workspace.num_parameters
         self.num_kept = num_kept(self.density, workspace.num_parameters)
         self.counts = workspace.zeros(workspace.num_parameters)  # of votes, at the server

@@ -204,8 +204,10 @@ class Trainer:
             cluster.ledger.counters.copy_(state["ledger"])
             for name in ("row", "threshold"):
                 self.records.state()[name].copy_(state["records"][name])
-        for name, held in self._worker_state().items():
+        workers = self._worker_state()
+        for name, held in workers.items():
             cluster.scatter(state and state["worker"][name], held)
+        algorithm.load_state("worker", {name: workers[name] for name in algorithm.state("worker")})
         for name in _RECORDS_OF_WORKERS:
             cluster.scatter(state and state["records"][name], self.records.state()[name])
         for tensor in (*algorithm.state("shared").values(), self.problem.parameters):
