@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from sasg.cluster import Cluster
-from sasg.errors import UserError
+from sasg.errors import ContractError, UserError
+from sasg.origins import place_of
 from sasg.rows import Leave, Products
+
+STATE_SCOPES = ("worker", "shared", "server")
 
 Schedule = Callable[[int], float]
 """epoch (0-based) -> step size of a server that sums the workers' updates."""
@@ -80,7 +83,7 @@ class Workspace:
     cluster: Cluster
     device: torch.device
     dtype: torch.dtype
-    seed: int
+    seed: int  # of the run; what a part draws begins with a `draws.Stream` instead, which no other part shares
     smoothness: Callable[[], Smoothness] = _unknown_smoothness
     proximal: Callable[[Tensor], None] | None = None  # of the objective, on w [d] in place, after each update
 
@@ -178,6 +181,25 @@ def _parts_in(name: str, value: object) -> Iterator[tuple[str, Part]]:
             yield from _parts_in(f"{name}[{key}]", item)
 
 
+def check_state(method: Part, num_held: int) -> None:
+    """UserError if a part of a method that was set up names state that it has not; num_held: W."""
+    for part in (method, *(part for _, part in method.descendants())):
+        for scope in STATE_SCOPES:
+            names = getattr(part, f"{scope}_state")
+            where = f"{place_of(type(part), f'{scope}_state')}: {scope}_state of {type(part).__name__}"
+            if isinstance(names, str):
+                raise UserError(f"{where} must be a tuple of names: ({names!r},)")
+            for name in names:
+                held = getattr(part, name, part)
+                if held is part:
+                    raise UserError(f"{where} names {name!r}, but there is no such attribute after setup")
+                if held is not None and not isinstance(held, Tensor):
+                    raise UserError(f"{where} names {name!r}, which is a {type(held).__name__} and not a tensor")
+                if held is not None and scope == "worker" and (held.dim() == 0 or len(held) != num_held):
+                    shape = list(held.shape)
+                    raise UserError(f"{where} names {name!r} of shape {shape}, but the first axis must be W={num_held}")
+
+
 class Algorithm(Part):
     """A method: what its workers and its server do in one iteration.
 
@@ -203,6 +225,8 @@ class Algorithm(Part):
 
     def apply_(self, parameters: Tensor, update: Tensor) -> Tensor:
         """w <- w - update, in place, and the proximal step where the objective has one; w's decrease [d]."""
+        if update.shape != parameters.shape:
+            raise ContractError(f"the update is of shape {list(update.shape)}, the parameters {list(parameters.shape)}")
         if self._proximal is None:
             parameters.sub_(update)
             return update

@@ -67,8 +67,9 @@ class TopK(Compressor):
         self._select = TopKSelector(self.segments)
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
-        return Payload(*self._select(vectors, sent), self.segments)
+        return Payload(*self._select(vectors, sent), self.segments, in_range=True)
 
     def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
         products = gradients.add_(vectors, scale, sent, leave=self._select.can_add)
-        return Payload(*self._select(vectors, sent, clear=True, products=products), self.segments)
+        selected = self._select(vectors, sent, clear=True, products=products)
+        return Payload(*selected, self.segments, in_range=True)
