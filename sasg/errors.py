@@ -10,11 +10,20 @@ class UserError(ValueError):
     """
 
 
+class CodeError(UserError):
+    """A mistake in a user's own code. The message begins with its place, `file:line`."""
+
+
 class ContractError(TypeError):
     """A method or a part of one gave what it must not. The message is one line: what, and what it must be.
 
     The command lines add the file and line that it comes from, and exit with code 2.
+    culprit: the method or part, where it is not at work while this is raised.
     """
+
+    def __init__(self, message: str, culprit: object = None):
+        super().__init__(message)
+        self.culprit = culprit
 
 
 class ClusterError(RuntimeError):

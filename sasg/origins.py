@@ -6,9 +6,8 @@ import os
 import site
 import sysconfig
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 _SUITE = Path(__file__).resolve().parent
@@ -29,7 +28,7 @@ def fault_of_user(error: BaseException) -> str | None:
     That is the last line of the traceback that is in such a file; else the class of the last object at work that is;
     else those of the parts that such an object consists of: they gave something that cannot be worked with.
     """
-    places = _places_of_syntax(error) or _places_in(error.__traceback__)
+    places = _places_of_syntax(error) or _places_in(error.__traceback__) or _places_among(getattr(error, "culprit", None))
     return f"{', '.join(places)}: {described(error)}" if places else None
 
 
@@ -75,20 +74,16 @@ def _places_in(trace: TracebackType | None) -> list[str]:
     for frame, line in frames:
         if is_users(frame.f_code.co_filename):
             return [f"{shortened(frame.f_code.co_filename)}:{line}"]
-    for frame, _ in frames:
-        if kinds := [kind for kind in _kinds_at_work(frame) if is_users(_file(kind))]:
-            return [f"{place_of(kind)} ({kind.__name__})" for kind in dict.fromkeys(kinds)]
-    return []
+    at_work = (_places_among(frame.f_locals.get("self")) for frame, _ in frames)
+    return next((places for places in at_work if places), [])
 
 
-def _kinds_at_work(frame: FrameType) -> Iterator[type]:
-    """The class of a frame's `self`, and of the parts that it consists of."""
-    own: Any = frame.f_locals.get("self")
-    if own is None:
-        return
-    yield type(own)
+def _places_among(own: Any) -> list[str]:
+    """The class of an object, and of the parts that it consists of, where these are a user's."""
+    kinds = [type(own)]
     if callable(descendants := getattr(own, "descendants", None)):
-        yield from (type(part) for _, part in descendants())
+        kinds += [type(part) for _, part in descendants()]
+    return [f"{place_of(kind)} ({kind.__name__})" for kind in dict.fromkeys(kinds) if is_users(_file(kind))]
 
 
 def _file(kind: type) -> str | None:

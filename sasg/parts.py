@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sasg.errors import UserError
+from sasg.errors import CodeError, UserError
 from sasg.origins import fault_of_user, is_users, place_of, shortened
 
 
@@ -26,6 +26,8 @@ def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **giv
     part, options = resolve(where, spec, given)
     try:
         built = part(**given, **options)
+    except CodeError:
+        raise
     except UserError as error:
         message = str(error)
         raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
@@ -43,7 +45,7 @@ def resolve(where: str, spec: Mapping[str, Any], given: Collection[str]) -> tupl
     part = _import(where, spec["kind"])
     if inspect.isabstract(part):
         lacking = ", ".join(sorted(part.__abstractmethods__))
-        raise UserError(f"{place_of(part)}: {part.__name__} lacks {lacking} ({where}.kind={spec['kind']})")
+        raise CodeError(f"{place_of(part)}: {part.__name__} lacks {lacking} ({where}.kind={spec['kind']})")
     parameters = inspect.signature(part).parameters
     called = part if inspect.isfunction(part) else part.__init__ if inspect.isclass(part) else part.__call__
     hints = _hints(where, spec["kind"], called)
@@ -83,7 +85,7 @@ def _module(where: str, module: str) -> types.ModuleType:
         if is_absent:  # the file itself, not one that it imports
             raise UserError(f"{where}: cannot be imported ({error}); is its folder on PYTHONPATH?") from None
         if told := fault_of_user(error):
-            raise UserError(f"{told} ({where})") from None
+            raise CodeError(f"{told} ({where})") from None
         if isinstance(error, ImportError):
             raise UserError(f"{where}: cannot be imported ({error})") from None
         raise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sasg.cluster import Cluster
-from sasg.errors import ContractError, UserError
+from sasg.errors import CodeError, ContractError, UserError
 from sasg.origins import place_of
 from sasg.rows import Leave, Products
 
@@ -182,22 +182,22 @@ def _parts_in(name: str, value: object) -> Iterator[tuple[str, Part]]:
 
 
 def check_state(method: Part, num_held: int) -> None:
-    """UserError if a part of a method that was set up names state that it has not; num_held: W."""
+    """CodeError if a part of a method that was set up names state that it has not; num_held: W."""
     for part in (method, *(part for _, part in method.descendants())):
         for scope in STATE_SCOPES:
             names = getattr(part, f"{scope}_state")
             where = f"{place_of(type(part), f'{scope}_state')}: {scope}_state of {type(part).__name__}"
             if isinstance(names, str):
-                raise UserError(f"{where} must be a tuple of names: ({names!r},)")
+                raise CodeError(f"{where} must be a tuple of names: ({names!r},)")
             for name in names:
                 held = getattr(part, name, part)
                 if held is part:
-                    raise UserError(f"{where} names {name!r}, but there is no such attribute after setup")
+                    raise CodeError(f"{where} names {name!r}, but there is no such attribute after setup")
                 if held is not None and not isinstance(held, Tensor):
-                    raise UserError(f"{where} names {name!r}, which is a {type(held).__name__} and not a tensor")
+                    raise CodeError(f"{where} names {name!r}, which is a {type(held).__name__} and not a tensor")
                 if held is not None and scope == "worker" and (held.dim() == 0 or len(held) != num_held):
                     shape = list(held.shape)
-                    raise UserError(f"{where} names {name!r} of shape {shape}, but the first axis must be W={num_held}")
+                    raise CodeError(f"{where} names {name!r} of shape {shape}, but the first axis must be W={num_held}")
 
 
 class Algorithm(Part):

@@ -120,7 +120,8 @@ class Trainer:
         self.algorithm.step(oracle, problem.parameters)
         if oracle.num_batches != self.algorithm.local_steps:
             raise ContractError(
-                f"an iteration used {oracle.num_batches} mini-batches, but local_steps is {self.algorithm.local_steps}"
+                f"an iteration used {oracle.num_batches} mini-batches, but local_steps is {self.algorithm.local_steps}",
+                self.algorithm,
             )
         self.records.add(problem.oracle.loss, self.algorithm)
         self.cluster.stopwatch.enter(None)
