@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sasg.config import Config, load
+from sasg.environment import require
 from sasg.errors import ClusterError, UserError, lack_of_memory
 from sasg.lifetime import end_quietly_on_interrupt, stop_with_parent
 from sasg.origins import fault_of_user
@@ -20,6 +21,7 @@ TRACEBACK = "SASG_TRACEBACK"
 
 def main() -> int:
     """Run the configuration that the command line names."""
+    require("torch", "numpy")
     if "RANK" in os.environ:
         stop_with_parent()
         end_quietly_on_interrupt()

@@ -28,7 +28,8 @@ def fault_of_user(error: BaseException) -> str | None:
     That is the last line of the traceback that is in such a file; else the class of the last object at work that is;
     else those of the parts that such an object consists of: they gave something that cannot be worked with.
     """
-    places = _places_of_syntax(error) or _places_in(error.__traceback__) or _places_among(getattr(error, "culprit", None))
+    culprit = getattr(error, "culprit", None)
+    places = _places_of_syntax(error) or _places_in(error.__traceback__) or _places_among(culprit)
     return f"{', '.join(places)}: {described(error)}" if places else None
 
 

@@ -14,7 +14,7 @@ from sasg.__main__ import TRACEBACK, run_config
 from sasg.errors import lack_of_memory
 
 TINY = ("dataset.kind=tests.study_parts.tiny", "model.hidden=[8]", "task.batch_size=5", "max_iterations=3")
-PART = '''
+PART = """
 import torch
 from sasg.algorithms.compressors import Compressor
 from sasg.cluster import Payload, Segment
@@ -33,7 +33,7 @@ class Mine(Compressor):
         indices = torch.zeros(len(vectors), 3, dtype=torch.int64) + torch.arange(3)
         {call}
         return Payload(vectors.gather(1, indices), indices, (Segment(self.size, 3),))
-'''
+"""
 _COUNT = iter(range(1000))
 
 
@@ -41,7 +41,9 @@ _COUNT = iter(range(1000))
 def said(tmp_path, monkeypatch, capsys):
     """The line about a method whose compressor is the class Mine of a file, and that file."""
 
-    def line(source: str, *overrides: str, kind: str = "algorithm.compressor.kind", name: str = "Mine") -> tuple[str, Path]:
+    def line(
+        source: str, *overrides: str, kind: str = "algorithm.compressor.kind", name: str = "Mine"
+    ) -> tuple[str, Path]:
         path = tmp_path / f"mine_{next(_COUNT)}.py"
         path.write_text(source.lstrip())
         monkeypatch.syspath_prepend(tmp_path)
@@ -70,7 +72,7 @@ IN_ITERATIONS = [
     ("return Payload(vectors[:, :2], indices, (Segment(self.size, 3),))", "values are of shape [10, 2], its indices"),
     ("return Payload(vectors[:, :3], indices.float(), (Segment(self.size, 3),))", "must be int64, not float32"),
     ("return Payload(vectors[:, :3], indices)", "needs the segments"),
-    ("return Payload(vectors[:, :3], indices, (Segment(self.size, 2),))", "3 entries a row, its segments keep at most 2"),
+    ("return Payload(vectors[:, :3], indices, (Segment(self.size, 2),))", "3 entries a row, its segments keep at most"),
     ("return Payload(vectors[0])", "two axes"),
     ("vectors[:, self.size]", "IndexError: index"),
     ("self.itteration.add_(1)", "has no attribute 'itteration'"),
@@ -132,7 +134,7 @@ def test_a_part_without_call(said, tmp_path):
 
 
 def test_a_method_without_step(said):
-    text = "from sasg.algorithms.algorithm import Algorithm\n\n\nclass Mine(Algorithm):\n    def __init__(self, **o): ...\n"
+    text = "from sasg.algorithms.algorithm import Algorithm\n\n\nclass Mine(Algorithm):\n    pass\n"
     told, path = said(text, kind="algorithm.kind")
     assert told.startswith(f"{path}:4: Mine lacks step")
 
@@ -164,7 +166,7 @@ def test_another_name_than_the_file_has(said):
 
 
 def test_type_hints_that_cannot_be_read(said):
-    text = source().replace("def setup(self, workspace)", "def __init__(self, a: 'Nothing' = 1): ...\n\n    def setup(self, workspace)")
+    text = source("def __init__(self, a: 'Nothing' = 1): ...")
     told, _ = said(text)
     assert "type hints cannot be read (name 'Nothing' is not defined)" in told
 

@@ -113,7 +113,8 @@ class TestNested:
         for _ in range(half):
             begun.run_iteration()
         state = copy.deepcopy(begun.state())
-        assert {"compressor.halving[first].value", "compressor.stages[1].quantise.draws.iteration"} <= {*state["shared"]}
+        expected = {"compressor.halving[first].value", "compressor.stages[1].quantise.draws.iteration"}
+        assert expected <= state["shared"].keys()
         assert resumed.misfit(state) is None
         resumed.load_state(state)
         while resumed.iteration < 20:
@@ -128,6 +129,7 @@ class TestNested:
 
     def test_every_set_up_reaches_nested_parts(self):
         """A part of one's own beside what the suite's parts set up."""
+
         class Memory(ErrorMemory):
             def __init__(self):
                 self.halving = Halving()

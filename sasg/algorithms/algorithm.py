@@ -102,7 +102,7 @@ class Workspace:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
 
 
-class Part(ABC):
+class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract there
     """A piece of a method with state in tensors that are updated in place.
 
     The three class attributes name the attributes that make up its state: `worker_state` with a leading

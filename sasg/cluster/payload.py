@@ -35,7 +35,7 @@ class Payload:
     code: how values go over a link, where not as plain floats; the values are those that its quantiser makes.
     side: [W, s] scalars that go along (norms, group means).
     known_support: every process knows the indices, which are the same in all rows: they are not sent.
-    in_range: the indices are known to be in [0, d); others are looked at (on the CPU: a GPU would have to be waited for).
+    in_range: the indices are known to be in [0, d); others are looked at, on the CPU alone.
     ContractError: these do not fit each other.
     """
 
