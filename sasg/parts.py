@@ -128,7 +128,9 @@ def coerce(where: str, value: Any, hint: Any) -> Any:
         return float(value)
     if not isinstance(plain, type) or (isinstance(value, plain) and not (plain is int and isinstance(value, bool))):
         return value
-    raise UserError(f"{where}={value!r}: must be of type {plain.__name__}")
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    quotes = f"; a text is given in quotes, '{where}=\"{text}\"'" if plain is str else ""
+    raise UserError(f"{where}={value!r}: must be of type {plain.__name__}{quotes}")
 
 
 def _coerce_union(where: str, value: Any, arguments: tuple) -> Any:
