@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 def one_line(error: Exception) -> str:
     """What is wrong, where, and what to do."""
-    text = str(error)
+    text = str(error) or str(error.__cause__ or type(error).__name__)  # Hydra's own are empty for some of its causes
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={name}: there is none in conf/{group}; choose one of {', '.join(error.options)}"

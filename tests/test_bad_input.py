@@ -457,6 +457,28 @@ def test_a_text_that_looks_like_something_else(monkeypatch, capsys, value, text)
     assert "must be of type str" in said and said.endswith(f"""'runs_dir="{text}"'""")
 
 
+@pytest.mark.parametrize("words", [(), ("-m",)])
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        (b"defaults:\n  - sgd\nname: mine\n\tx: 1\n", 4, "a tab, which YAML does not take; indent with spaces"),
+        (b"name: mine\nkind: a.B\nname: other\n", 3, "found duplicate key name"),
+        ("name: mine\n# für\n".encode("latin-1"), 2, "is not in UTF-8 (byte 0xfc); save it in UTF-8"),
+        ("name: mine\n".encode("utf-16"), 1, "is not in UTF-8 (byte 0xff); save it in UTF-8"),
+        (b"name: mine\nkind: [a\nx: 1\n", 3, "expected ',' or ']', but got ':'"),
+        (b"name: mine\nkind: a\x07b\n", 2, r"the character '\x07' is not allowed in YAML"),
+        (b"name: *mine\n", 1, "found undefined alias 'mine'"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read(monkeypatch, capsys, tmp_path, words, content, line, says):
+    path = tmp_path / "algorithm" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    monkeypatch.setenv("SASG_CONF", str(tmp_path))
+    said = said_by_hydra_front(monkeypatch, capsys, "algorithm=mine", *words)
+    assert said.startswith(f"{path}:{line}: ") and says in said
+
+
 def test_an_unknown_method_is_answered_by_a_list(monkeypatch, capsys):
     said = said_by_hydra_front(monkeypatch, capsys, "algorithm=SASG")
     assert said.startswith("algorithm=SASG: there is none in conf/algorithm; choose one of ")
