@@ -10,6 +10,10 @@ class UserError(ValueError):
     """
 
 
+class NoSmoothness(UserError):
+    """A smoothness constant was asked for where none is known."""
+
+
 class CodeError(UserError):
     """A mistake in a user's own code. The message begins with its place, `file:line`."""
 

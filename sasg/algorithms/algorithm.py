@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sasg.cluster import Cluster
-from sasg.errors import CodeError, ContractError, UserError
+from sasg.errors import CodeError, ContractError, NoSmoothness
 from sasg.origins import place_of
 from sasg.rows import Leave, Products
 
@@ -72,7 +72,7 @@ class Smoothness(Protocol):
 
 
 def _unknown_smoothness() -> Smoothness:
-    raise UserError("no smoothness constant is known here; give a number instead")
+    raise NoSmoothness("no smoothness constant is known here; give a number instead")
 
 
 @dataclass(frozen=True)
