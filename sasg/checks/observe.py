@@ -14,7 +14,6 @@ from sasg.problem.problem import load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.trainer import Trainer
 
-
 _DATASETS: dict[str, Dataset] = {}
 
 
