@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_feature import ALL_CODES
+from every_feature import ALL_CODES, COLUMNS
 
 from experiments import check as command
 from experiments.composing import telling_errors
 from sasg.checks import Finding, check
+from sasg.checks.observe import observe
 from sasg.cluster import SimulatedCluster
+from sasg.cluster.ledger import columns
 from sasg.config import Config
 from sasg.problem.gradients.vmap import VmapEngine
 from sasg.problem.problem import load_dataset
@@ -28,9 +30,7 @@ OTHERS = {  # what else differs in kind: switches, local steps, BatchNorm, an ex
     "sasg, BatchNorm": ("algorithm=sasg", *_BATCHNORM),
     "lasg_ps, L by worker": ("algorithm=lasg_ps", "algorithm.smoothness=[1.0,20.0,3.0,8.0,90.0]"),
     "majority_vote_quantised, H=2": ("algorithm=majority_vote_quantised", "algorithm.local_steps=2", *_BATCHNORM),
-    "every feature": ("algorithm=sgd", "algorithm.name=every"),
 }
-_SGD_PARTS = ("trigger", "compressor", "feedback", "aggregation", "reduction")
 
 
 def configured(*words: str) -> Config:
@@ -44,16 +44,26 @@ def configured(*words: str) -> Config:
     return command.first_that_fits(words, set_up)[0]
 
 
+def with_every_feature() -> Config:
+    """A method that uses all that the contract offers; it is no composition, so it has no YAML."""
+    every = {"name": "every", "kind": "every_feature.EveryFeature"}
+    return replace(configured("algorithm=sgd"), algorithm=every, index_codes=ALL_CODES)
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[Finding]]:
     """All findings; the processes are started once."""
     configs = {name: configured(*words) for name, words in {**METHODS, **OTHERS}.items()}
-    every = {"name": "every", "kind": "every_feature.EveryFeature"}
-    configs["every feature"] = replace(configs["every feature"], algorithm=every, index_codes=ALL_CODES)
+    configs["every feature"] = with_every_feature()
     return dict(zip(configs, check(list(configs.values())), strict=True))
 
 
-@pytest.mark.parametrize("name", [*METHODS, *OTHERS])
+@pytest.fixture(scope="module")
+def every_feature() -> dict:
+    return observe(replace(with_every_feature(), device="cpu", precision="fp64", evaluate_every=30, max_iterations=30))
+
+
+@pytest.mark.parametrize("name", [*METHODS, *OTHERS, "every feature"])
 def test_it_holds(found, name):
     assert len(found[name]) == PROMISES
     broken = [f"{finding.promise}: {finding.seen}" for finding in found[name] if not finding.holds]
@@ -65,6 +75,14 @@ def test_the_rules_skip_and_send_in_what_is_looked_at(found):
     skipped = {name: re.match(r"(\d+) of (\d+)", findings[-1].seen) for name, findings in found.items()}
     for name in ("lasg", "sasg", "lasg_wk1", "lasg_wk2", "lasg_ps", "lasg_pse", "sasg, paper", "every feature", "iag"):
         assert skipped[name] and 0 < int(skipped[name][1]) < int(skipped[name][2]), name
+
+
+def test_every_feature_is_used(every_feature):
+    row, sent = every_feature["row"], every_feature["sent"]
+    named = columns(ALL_CODES, COLUMNS)
+    assert set(named) < set(row) and all(row[name] > 0 for name in named)
+    assert (~sent.any(1)).any() and (sent.any(1) & ~sent.all(1)).any()
+    assert row["rounds"] < 3 * sent.sum()  # of a worker that was asked, not every exchange has an upload
 
 
 BROKEN = {

@@ -23,7 +23,7 @@ class Audit:
         self.cluster = cluster
         self.own = Ledger(len(cluster.workers), cluster.device, cluster.ledger.codes, ("side_bits", "vote_bits"))
         self.padding_bits = 0  # that fill the last byte of coded values
-        self.flag_bytes = self.reply_bytes = self.request_bytes = 0
+        self.flag_bytes = self.asked_bytes = self.reply_bytes = self.request_bytes = 0
         self._flag_bytes = (len(cluster.workers) + 7) // 8
         self.start_iteration()
         self._exchange, self._request = cluster.exchange, cluster.request
@@ -45,6 +45,7 @@ class Audit:
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
         mine = self._request(asked, parameters)
+        self.asked_bytes += self._flag_bytes
         self.request_bytes += int(mine.any()) * parameters.numel() * parameters.element_size()
         return mine
 
@@ -52,7 +53,7 @@ class Audit:
         """What this process counted, and what its transport did."""
         transport = getattr(self.cluster, "transport", None)
         moved = {way: dict(getattr(transport, way)) for way in ("sent", "received")} if transport else None
-        counted = ("padding_bits", "flag_bytes", "reply_bytes", "request_bytes")
+        counted = ("padding_bits", "flag_bytes", "asked_bytes", "reply_bytes", "request_bytes")
         return {"own": self.own.totals(), "moved": moved, **{name: getattr(self, name) for name in counted}}
 
     def _broadcast_bits(self) -> int:
@@ -85,6 +86,7 @@ def differences(ranks: list[dict[str, Any]], row: dict[str, Any]) -> list[str]:
         bits = sum(rank["own"][name] for name in ON_THE_WIRE) + rank["padding_bits"]
         compare(f"bits that rank {number} uploaded", 8 * rank["moved"]["sent"]["payloads"], bits)
         compare(f"bytes of flags of rank {number}", rank["moved"]["sent"]["flags"], rank["flag_bytes"])
+        compare(f"bytes of flags to rank {number}", rank["moved"]["received"]["flags"], rank["asked_bytes"])
         told = server["reply_bytes"] + rank["request_bytes"]
         compare(f"bytes that rank {number} downloaded", rank["moved"]["received"]["updates"], told)
     for kind in KINDS:

@@ -174,7 +174,8 @@ def _in_worlds(configs: list[Config], worlds: Sequence[int], alone: list[dict]) 
     """By configuration and number of processes, what each rank observed; "resumed" is beside it in the largest."""
     jobs = []
     for size in worlds:
-        spread = [replace(c, cluster=replace(c.cluster, kind="distributed", processes=size)) for c in configs]
+        where = {"kind": "distributed", "processes": size, "reception": "parallel" if size == 2 else "serial"}
+        spread = [replace(config, cluster=replace(config.cluster, **where)) for config in configs]
         last = size == worlds[-1]
         arguments = [(config, run["halfway"] if last else None) for config, run in zip(spread, alone, strict=True)]
         jobs.append((size, [(_observe_twice, each) for each in arguments]))
