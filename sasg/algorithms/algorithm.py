@@ -185,19 +185,26 @@ def check_state(method: Part, num_held: int) -> None:
     """CodeError if a part of a method that was set up names state that it has not; num_held: W."""
     for part in (method, *(part for _, part in method.descendants())):
         for scope in STATE_SCOPES:
-            names = getattr(part, f"{scope}_state")
-            where = f"{place_of(type(part), f'{scope}_state')}: {scope}_state of {type(part).__name__}"
-            if isinstance(names, str):
-                raise CodeError(f"{where} must be a tuple of names: ({names!r},)")
-            for name in names:
-                held = getattr(part, name, part)
-                if held is part:
-                    raise CodeError(f"{where} names {name!r}, but there is no such attribute after setup")
-                if held is not None and not isinstance(held, Tensor):
-                    raise CodeError(f"{where} names {name!r}, which is a {type(held).__name__} and not a tensor")
-                if held is not None and scope == "worker" and (held.dim() == 0 or len(held) != num_held):
-                    shape = list(held.shape)
-                    raise CodeError(f"{where} names {name!r} of shape {shape}, but the first axis must be W={num_held}")
+            if wrong := _fault_of_state(part, scope, num_held):
+                kind = type(part)
+                raise CodeError(f"{place_of(kind, f'{scope}_state')}: {scope}_state of {kind.__name__} {wrong}")
+
+
+def _fault_of_state(part: Part, scope: str, num_held: int) -> str | None:
+    names = getattr(part, f"{scope}_state")
+    if isinstance(names, str):
+        return f"must be a tuple of names: ({names!r},)"
+    for name in names:
+        if not hasattr(part, name):
+            return f"names {name!r}, but there is no such attribute after setup"
+        held = getattr(part, name)
+        if held is None:  # it comes into being at the first use
+            continue
+        if not isinstance(held, Tensor):
+            return f"names {name!r}, which is a {type(held).__name__} and not a tensor"
+        if scope == "worker" and held.shape[:1] != (num_held,):
+            return f"names {name!r} of shape {list(held.shape)}, but the first axis must be W={num_held}"
+    return None
 
 
 class Algorithm(Part):
