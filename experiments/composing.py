@@ -11,8 +11,10 @@ import omegaconf
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from experiments.messages import one_line
+from experiments.yaml_errors import about_yaml
 from sasg.__main__ import telling_user_errors
 from sasg.config import Config, from_dict
 from sasg.errors import UserError
@@ -54,6 +56,10 @@ def telling_errors(main: Callable[[], int]) -> int:
             return main()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(one_line(error)) from None
+        except (YAMLError, UnicodeDecodeError) as error:
+            if told := about_yaml(error):
+                raise UserError(told) from None
+            raise
 
     return telling_user_errors(without_hydra_errors)
 
@@ -64,7 +70,7 @@ def quiet_hydra():
     with contextlib.redirect_stderr(io.StringIO()) as kept:
         try:
             yield
-        except (HydraException, OmegaConfBaseException, UserError, RunNotFinished):
+        except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, UserError, RunNotFinished):
             raise
         except ValueError as error:  # Hydra's own, about combinations of its options
             raise UserError(" ".join(str(error).split())) from None

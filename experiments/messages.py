@@ -1,6 +1,9 @@
 """What Hydra and OmegaConf refuse, said in one line for somebody who knows neither."""
 
+import os
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
 
@@ -11,21 +14,66 @@ from omegaconf.errors import OmegaConfBaseException
 
 def one_line(error: Exception) -> str:
     """What is wrong, where, and what to do."""
-    text = str(error)
+    text = str(error) or str(error.__cause__ or type(error).__name__)  # Hydra's own are empty for some of its causes
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={name}: there is none in conf/{group}; choose one of {', '.join(error.options)}"
     if isinstance(error, OverrideParseException):
-        wrong = "not of the form key=value" if "missing EQUAL" in text else f"cannot be read ({text.splitlines()[1]})"
-        return f"{error.override}: {wrong}; see --help"
+        return _unreadable(error.override)
     if several := re.match("Ambiguous value for argument '(.*)'", text):
-        return f"{several[1]}: add -m to run one after another, or give one value; a list is written key=[a,b]"
+        key, _, value = several[1].partition("=")
+        lists = f"a list is written {key}=[{value}], a text {typed(key, value)}"
+        return f"{several[1]}: add -m to run one after another, or give one value; {lists}"
     cause = error.__cause__
     if text.startswith("Could not override") and isinstance(cause, OmegaConfBaseException) and cause.parent_node:
         return _unknown_key(str(cause.full_key), cause.parent_node._get_root())
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     return " ".join(text.split("Config search path")[0].split())
+
+
+def typed(key: str, value: str) -> str:
+    """What to type in a shell so that Hydra sets `key` to this text."""
+    if re.fullmatch(r"[A-Za-z0-9_./:%@+-]+", value):
+        return f"{key}={value}"
+    return shlex.quote(f"{key}={_quoted(value)}")
+
+
+def _quoted(value: str) -> str:
+    """A text as Hydra's grammar has it: in double quotes; before those in it, backslashes are doubled."""
+    return '"' + re.sub(r"(\\*)$", r"\1\1", re.sub(r'(\\*)"', r'\1\1\\"', value)) + '"'
+
+
+def _unreadable(word: str) -> str:
+    """A word that does not follow Hydra's grammar, and how it is typed."""
+    key, equals, value = (piece.strip() for piece in word.partition("="))
+    if not equals:
+        return f"{word}: not of the form key=value{_split_by_the_shell(word)}; see --help"
+    if not word.isprintable():
+        return f"{key}: the value has characters that cannot be typed (a line break?); leave them out"
+    if not re.fullmatch(r"[+~]{0,2}[A-Za-z_][A-Za-z0-9_./@:-]*", key):
+        return f"{word}: {key!r} is no key; see --help"
+    if value.startswith(("[", "{")):
+        return f"{word}: a bracket is not closed, or a text in it needs quotes; as one text, type {typed(key, value)}"
+    if value == "~" or value.startswith("~/"):  # which the shell leaves alone behind a =
+        return f"{word}: ~ is not replaced here; type {typed(key, os.path.expanduser(value))}"
+    hint = f"{word}: a value with such characters needs quotes; type {typed(key, value)}"
+    if "," in value:
+        several = ",".join(_quoted(item) for item in value.split(","))
+        hint += f" (with -m, for several: {shlex.quote(f'{key}={several}')})"
+    return hint
+
+
+def _split_by_the_shell(word: str) -> str:
+    """What to type if `word` and those around it are the rest of a value with spaces."""
+    words = sys.argv[1:]
+    place = words.index(word) if word in words else 0
+    start = max((i for i in range(place) if "=" in words[i]), default=None)
+    if start is None:
+        return ""
+    end = next((i for i in range(place, len(words)) if "=" in words[i]), len(words))
+    key, _, value = " ".join(words[start:end]).partition("=")
+    return f", or part of a value with spaces ({typed(key, value)})"
 
 
 def _unknown_key(key: str, known: DictConfig) -> str:

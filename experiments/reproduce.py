@@ -28,6 +28,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), os.getcwd()]  # the suite without installation; a user's own methods beside the call
 
+from sasg.environment import require  # noqa: E402
+
+require("hydra", "torch")
+
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import Command, Study, compose_grid, load_study, parse  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402

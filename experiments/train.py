@@ -11,6 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), os.getcwd()]  # the suite without installation; a user's own methods beside the call
 
+from sasg.environment import require  # noqa: E402
+
+require("hydra", "torch")
+
 import hydra  # noqa: E402
 
 from experiments.composing import RunNotFinished, composed, quiet_hydra, telling_errors  # noqa: E402

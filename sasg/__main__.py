@@ -15,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from sasg.config import Config, load
-from sasg.errors import ClusterError, UserError
+from sasg.environment import require
+from sasg.errors import ClusterError, UserError, lack_of_memory
 from sasg.lifetime import end_quietly_on_interrupt, ensure_home, outlive_terminal, stop_with_parent
+from sasg.origins import fault_of_user
 
 ensure_home()  # here: before a command line imports what keeps files in it
 
 EXIT_CODES = {"finished": 0, "diverged": 1, "stopped": 3}
 """Exit code by a run's status; 1 also where something failed, 2 for a mistake of the user's."""
 
+TRACEBACK = "SASG_TRACEBACK"
+"""The environment variable with which errors in a user's own code, and lack of memory, keep their traceback."""
+
 
 def main() -> int:
     """Run the configuration that the command line names."""
+    require("torch", "numpy")
     if "RANK" in os.environ:
         stop_with_parent()
         end_quietly_on_interrupt()
@@ -43,15 +49,9 @@ def main() -> int:
 
 def run_config(config: Config) -> int:
     """Do the run, print its folder, return its exit code."""
-    from torch import OutOfMemoryError  # torch takes seconds to import: after the configuration's checks
+    from sasg.training.run import run  # torch takes seconds to import: after the configuration's checks
 
-    from sasg.training.run import run
-
-    try:
-        summary = run(config)
-    except OutOfMemoryError as error:
-        reason = ". ".join(" ".join(str(error).split()).split(". ")[:2])
-        raise UserError(f"{reason}: use fewer cluster.workers, a smaller model or device=cpu") from None
+    summary = run(config)
     if "RANK" in os.environ:  # one process of several: the launcher, or torchrun, tells how the run ended
         return _as_rank(summary)
     if config.link is not None and summary["totals"]:
@@ -90,7 +90,7 @@ def _as_rank(summary: dict[str, Any]) -> int:
 
 
 def telling_user_errors(main: Callable[[], int]) -> int:
-    """The exit code of `main`; mistakes and failing files become one line on stderr."""
+    """The exit code of `main`; mistakes, failing files and errors in a user's own code become one line on stderr."""
     try:
         return main()
     except UserError as error:
@@ -105,6 +105,13 @@ def telling_user_errors(main: Callable[[], int]) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(1, f"{where}{error.strerror or error}; once that is mended, the same command goes on")
+    except Exception as error:
+        told = lack_of_memory(error)
+        if told is None and (told := fault_of_user(error)):
+            told += f"; {TRACEBACK}=1 shows the whole traceback"
+        if told is None or os.environ.get(TRACEBACK):
+            raise
+        return _fail(2, told)
 
 
 def _fail(code: int, message: str) -> int:

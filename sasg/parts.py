@@ -4,14 +4,17 @@ There is no registry. A part is any callable that Python can import, so a new me
 one file and one YAML, inside this package or outside it.
 """
 
+import difflib
 import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from sasg.errors import UserError
+from sasg.errors import CodeError, UserError
+from sasg.origins import fault_of_user, is_users, place_of, shortened
 
 
 def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **given: Any) -> Any:
@@ -23,6 +26,8 @@ def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **giv
     part, options = resolve(where, spec, given)
     try:
         built = part(**given, **options)
+    except CodeError:
+        raise
     except UserError as error:
         message = str(error)
         raise type(error)(message if message.startswith(where) else f"{where}: {message}") from None
@@ -38,9 +43,12 @@ def resolve(where: str, spec: Mapping[str, Any], given: Collection[str]) -> tupl
         raise UserError(f"{where}: needs a mapping with a `kind`, the dotted path of a Python class or function")
     options = {key: value for key, value in spec.items() if key not in ("kind", "name")}
     part = _import(where, spec["kind"])
+    if inspect.isabstract(part):
+        lacking = ", ".join(sorted(part.__abstractmethods__))
+        raise CodeError(f"{place_of(part)}: {part.__name__} lacks {lacking} ({where}.kind={spec['kind']})")
     parameters = inspect.signature(part).parameters
     called = part if inspect.isfunction(part) else part.__init__ if inspect.isclass(part) else part.__call__
-    hints = typing.get_type_hints(called)
+    hints = _hints(where, spec["kind"], called)
     free = [name for name in parameters if name not in given]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         if unasked := [name for name in given if name not in parameters]:
@@ -61,13 +69,42 @@ def _import(where: str, path: Any) -> Callable:
     module, _, name = str(path).rpartition(".")
     if not module:
         raise UserError(f"{where}.kind={path}: not a dotted path (package.module.Name)")
-    try:
-        part = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{where}.kind={path}: cannot be imported ({error}); is its folder on PYTHONPATH?") from None
+    part = getattr(_module(f"{where}.kind={path}", module), name, None)
+    if part is None:
+        raise UserError(f"{where}.kind={path}: cannot be imported ({_without(module, name)})")
     if not callable(part):
         raise UserError(f"{where}.kind={path}: not a class or function")
     return part
+
+
+def _module(where: str, module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever the file does
+        is_absent = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        if is_absent:  # the file itself, not one that it imports
+            raise UserError(f"{where}: cannot be imported ({error}); is its folder on PYTHONPATH?") from None
+        if told := fault_of_user(error):
+            raise CodeError(f"{told} ({where})") from None
+        if isinstance(error, ImportError):
+            raise UserError(f"{where}: cannot be imported ({error})") from None
+        raise
+
+
+def _without(module: str, name: str) -> str:
+    """That a module lacks a name, and which it has that are alike."""
+    found = sys.modules[module]
+    path = getattr(found, "__file__", None)
+    file = shortened(path) if is_users(path) else module
+    alike = difflib.get_close_matches(name, [other for other in vars(found) if not other.startswith("_")], 2)
+    return f"{file} has no {name!r}" + (f"; did you mean {' or '.join(alike)}?" if alike else "")
+
+
+def _hints(where: str, path: str, called: Callable) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(called)
+    except Exception as error:  # annotations are evaluated: they may do anything
+        raise UserError(f"{where}.kind={path}: its type hints cannot be read ({error})") from None
 
 
 def coerce(where: str, value: Any, hint: Any) -> Any:
@@ -91,7 +128,9 @@ def coerce(where: str, value: Any, hint: Any) -> Any:
         return float(value)
     if not isinstance(plain, type) or (isinstance(value, plain) and not (plain is int and isinstance(value, bool))):
         return value
-    raise UserError(f"{where}={value!r}: must be of type {plain.__name__}")
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    quotes = f"; a text is given in quotes, '{where}=\"{text}\"'" if plain is str else ""
+    raise UserError(f"{where}={value!r}: must be of type {plain.__name__}{quotes}")
 
 
 def _coerce_union(where: str, value: Any, arguments: tuple) -> Any:

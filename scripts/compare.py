@@ -12,13 +12,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sasg.__main__ import telling_user_errors
-from sasg.errors import UserError
-from sasg.report.comparison import compare
-from sasg.report.curves import flat
-from sasg.report.folders import entries_in
-from sasg.report.repetition import in_words
-from sasg.report.runs import Entry
+from sasg.environment import require
+
+require("torch", "pandas")
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.errors import UserError  # noqa: E402
+from sasg.report.comparison import compare  # noqa: E402
+from sasg.report.curves import flat  # noqa: E402
+from sasg.report.folders import entries_in  # noqa: E402
+from sasg.report.repetition import in_words  # noqa: E402
+from sasg.report.runs import Entry  # noqa: E402
 
 
 def main() -> int:

@@ -17,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), os.getcwd()]
 
+from sasg.environment import require  # noqa: E402
+
+require("hydra", "torch", "pandas")
+
 from omegaconf import OmegaConf  # noqa: E402
 
 from experiments.composing import telling_errors  # noqa: E402

@@ -18,10 +18,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sasg.__main__ import telling_user_errors
-from sasg.report.figures import lines
-from sasg.report.folders import entries_in
-from sasg.report.times import links
+from sasg.environment import require
+
+require("torch", "pandas")
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.report.figures import lines  # noqa: E402
+from sasg.report.folders import entries_in  # noqa: E402
+from sasg.report.times import links  # noqa: E402
 
 
 def main() -> int:

@@ -15,6 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), os.getcwd()]
 
+from sasg.environment import require  # noqa: E402
+
+require("hydra", "torch", "pandas")
+
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import CONF, study_configs  # noqa: E402
 from sasg.report import html  # noqa: E402

@@ -15,11 +15,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sasg.__main__ import telling_user_errors
-from sasg.report.folders import entries_in
-from sasg.report.runs_table import header, rows
-from sasg.report.tables import as_csv, as_markdown, as_tex
-from sasg.report.times import links
+from sasg.environment import require
+
+require("torch", "pandas")
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.report.folders import entries_in  # noqa: E402
+from sasg.report.runs_table import header, rows  # noqa: E402
+from sasg.report.tables import as_csv, as_markdown, as_tex  # noqa: E402
+from sasg.report.times import links  # noqa: E402
 
 
 def main() -> int:

@@ -17,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from sasg.environment import require  # noqa: E402
+
+require("torch", "pandas")
+
 import torch  # noqa: E402
 
 from sasg.cluster.links import Link  # noqa: E402

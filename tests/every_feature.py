@@ -8,7 +8,6 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Algorithm, Workspace
 from sasg.cluster import (
     IntegerLevelCode,
-    Ledger,
     LevelCode,
     Nothing,
     Payload,
@@ -47,7 +46,6 @@ class EveryFeature(Algorithm):
         self.applied = workspace.zeros(self.d)
         self.norms = workspace.zeros(self.cluster.num_workers)
         self.iteration = workspace.zeros(dtype=torch.int64)
-        self.own = Ledger(workspace.num_held, workspace.device, ALL_CODES, COLUMNS)
 
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
         asked = self._chosen() if self.cluster.is_server else None
@@ -68,7 +66,6 @@ class EveryFeature(Algorithm):
     def _exchange(self, payload: Payload, wish: Tensor, server=None, **options) -> Tensor | None:
         """One exchange, counted by the process that uploads, too."""
         sent = self.sent & wish
-        self.own.count_uploads(payload, sent)
         return self.cluster.exchange(payload, sent, server or self._sum, **options)
 
     def _chosen(self) -> Tensor:

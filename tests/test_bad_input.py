@@ -6,6 +6,7 @@ Most go through the same functions as the command lines, in this process; some t
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from suite_config import config
 from torch import nn
 
@@ -361,7 +363,13 @@ COMMANDS = [
     ("task=cifar", f"task=cifar: there is none in conf/task; choose one of {TASKS}"),
     ("task=", f"task=: there is none in conf/task; choose one of {TASKS}"),
     ("preset=published", "preset=published: there is none in conf/preset; choose one of paper, reference"),
-    ("seed=1,2", "seed=1,2: add -m to run one after another, or give one value; a list is written key=[a,b]"),
+    (
+        "seed=1,2",
+        "seed=1,2: add -m to run one after another, or give one value; "
+        "a list is written seed=[1,2], a text 'seed=\"1,2\"'",
+    ),
+    ("runs_dir=my new runs seed=1", "new: not of the form key=value, or part of a value with spaces "
+     """('runs_dir="my new runs"'); see --help"""),
     ("algorithm=null", "Config group override must be a string or a list. Got NoneType"),
     ("model.hidden=${width}", "model.hidden: Interpolation key 'width' not found"),
     ("--cfg job -m", "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified"),
@@ -393,7 +401,7 @@ def test_a_signal_ends_a_sweep_and_a_budget_one_run(monkeypatch, budget, num_run
 @pytest.mark.parametrize(
     ("error", "code", "says"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0\n"), 2, "Tried to allocate 9 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0\n"), 2, "9 GiB of memory"),
         (KeyboardInterrupt(), 3, "interrupted"),
     ],
 )
@@ -405,6 +413,74 @@ def test_no_traceback(monkeypatch, capsys, error, code, says):
     assert telling_errors(lambda: run_config(config(*TINY))) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and says in line
+
+
+VALUES = ["out/ünï", "a~b", "a#b", "it's", "a=b", "f(x)", "(x)", "x)", "a b#c", 'say "x"', "a;b", "a&b", "a!b", "=x"]
+VALUES += ["日本", "a<b", "`x`", "'", '"', "a}b", "ü\\", 'a\\"b', "D:\\ü\\", "ü,b"]
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("key", ["runs_dir", "+write", "data.root"])
+def test_what_to_type_is_said_and_is_right(monkeypatch, capsys, key, value):
+    """The words that a message shows, as the shell would split them, set the key to the value."""
+    said = said_by_hydra_front(monkeypatch, capsys, f"{key}={value}")
+    assert said.startswith(f"{key}={value}: ")
+    (word,) = shlex.split(said.partition("; type ")[2].partition(" (with -m")[0])
+    (override,) = OverridesParser.create().parse_overrides([word])
+    assert (override.get_key_element(), override.value()) == (key, value)
+
+
+def test_a_home_is_not_replaced_behind_an_equals_sign(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/Müller")
+    assert said_by_hydra_front(monkeypatch, capsys, "runs_dir=~/x").endswith("""type 'runs_dir="/home/Müller/x"'""")
+    monkeypatch.setenv("HOME", "/home/m")
+    assert said_by_hydra_front(monkeypatch, capsys, "runs_dir=~/x").endswith("type runs_dir=/home/m/x")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("runs_dir = x", "runs_dir = x: a value with such characters needs quotes; type runs_dir=x"),
+        ("ünï=1", "ünï=1: 'ünï' is no key; see --help"),
+        ("runs_dir=a\nb", "runs_dir: the value has characters that cannot be typed (a line break?); leave them out"),
+        ("model.hidden=[3", "model.hidden=[3: a bracket is not closed, or a text in it needs quotes"),
+    ],
+)
+def test_other_words_that_cannot_be_read(monkeypatch, capsys, word, says):
+    assert said_by_hydra_front(monkeypatch, capsys, word).startswith(says)
+
+
+def test_several_values_that_need_quotes(monkeypatch, capsys):
+    said = said_by_hydra_front(monkeypatch, capsys, "-m", "runs_dir=ü,b")
+    assert said.endswith("""(with -m, for several: 'runs_dir="ü","b"')""")
+
+
+@pytest.mark.parametrize(("value", "text"), [("7", "7"), ("null", "null"), ("true", "true"), ("1.5", "1.5")])
+def test_a_text_that_looks_like_something_else(monkeypatch, capsys, value, text):
+    said = said_by_hydra_front(monkeypatch, capsys, f"runs_dir={value}")
+    assert "must be of type str" in said and said.endswith(f"""'runs_dir="{text}"'""")
+
+
+@pytest.mark.parametrize("words", [(), ("-m",)])
+@pytest.mark.parametrize(
+    ("content", "line", "says"),
+    [
+        (b"defaults:\n  - sgd\nname: mine\n\tx: 1\n", 4, "a tab, which YAML does not take; indent with spaces"),
+        (b"name: mine\nkind: a.B\nname: other\n", 3, "found duplicate key name"),
+        ("name: mine\n# für\n".encode("latin-1"), 2, "is not in UTF-8 (byte 0xfc); save it in UTF-8"),
+        ("name: mine\n".encode("utf-16"), 1, "is not in UTF-8 (byte 0xff); save it in UTF-8"),
+        (b"name: mine\nkind: [a\nx: 1\n", 3, "expected ',' or ']', but got ':'"),
+        (b"name: mine\nkind: a\x07b\n", 2, r"the character '\x07' is not allowed in YAML"),
+        (b"name: *mine\n", 1, "found undefined alias 'mine'"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read(monkeypatch, capsys, tmp_path, words, content, line, says):
+    path = tmp_path / "algorithm" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    monkeypatch.setenv("SASG_CONF", str(tmp_path))
+    said = said_by_hydra_front(monkeypatch, capsys, "algorithm=mine", *words)
+    assert said.startswith(f"{path}:{line}: ") and says in said
 
 
 def test_an_unknown_method_is_answered_by_a_list(monkeypatch, capsys):

@@ -11,7 +11,7 @@ from sasg.cluster.codes import CODES, check_codes, position_bits
 from sasg.cluster.ledger import uplink_bits
 from sasg.cluster.payload import compact
 from sasg.cluster.position_coding import decode_positions, encode_positions
-from sasg.errors import UserError
+from sasg.errors import ContractError, UserError
 
 CPU = torch.device("cpu")
 ALL = (*CODES, "delta", "entropy")
@@ -123,7 +123,7 @@ def test_a_known_support_costs_nothing_and_quantised_values_what_their_code_take
 
 def test_what_has_no_column_does_not_vanish():
     payload = Payload(torch.ones(1, 5), side=torch.ones(1, 1))
-    with pytest.raises(AssertionError, match="side_bits"):
+    with pytest.raises(ContractError, match="side_bits"):
         Ledger(1, CPU).count_uploads(payload, None)
 
 

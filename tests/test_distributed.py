@@ -55,12 +55,6 @@ def train(config: Config, until: int = 50, state: dict | None = None, resumes: b
         }
 
 
-def train_all(configs: list[Config], until: int = 50) -> list[dict]:
-    """One run after another in one process group."""
-    with open_cluster(configs[0].cluster, CPU):
-        return [train(config, until) for config in configs]
-
-
 def distributed(config: Config, processes: int, **options) -> Config:
     cluster = replace(config.cluster, kind="distributed", processes=processes, timeout_s=3600, **options)
     return replace(config, cluster=cluster)
@@ -106,37 +100,6 @@ def test_the_runs_skip_upload_by_threshold_and_are_forced(simulated, method):
         skipped += (~row).sum()
         staleness = np.where(row, 1, staleness + 1)
     assert min(forced, by_rule, skipped) >= 20, (forced, by_rule, skipped)
-
-
-@pytest.mark.parametrize("processes", [1, 2, 5, 10])
-def test_every_method_equals_its_simulation(simulated, processes):
-    reception = "parallel" if processes in (2, 10) else "serial"
-    configs = [distributed(long_records(method), processes, reception=reception) for method in METHODS]
-    ranks = run_ranks(processes, train_all, configs)
-    for number, method in enumerate(METHODS):
-        expected = simulated[method]
-        assert_same(ranks[0][number], expected)
-        for rank in ranks[1:]:
-            assert torch.equal(rank[number]["parameters"], ranks[0][number]["parameters"]), method
-        assert_bytes_equal_the_ledger([rank[number]["moved"] for rank in ranks], expected, processes)
-
-
-def assert_bytes_equal_the_ledger(moved: list[dict], expected: dict, processes: int) -> None:
-    """What ranks sent and the server received is what the ledger counts for the workers of other processes."""
-    held = spread_workers(WORKERS, processes)
-    row, sent = expected["row"], expected["sent"].numpy()
-    upload_bits = (row["value_bits"] + row["index_bits_int32"]) // row["rounds"]
-    for rank in range(1, processes):
-        uploads = int(sent[:, held[rank].start : held[rank].stop].sum())
-        assert moved[rank]["sent"]["payloads"] * 8 == uploads * upload_bits
-        flags = len(sent) * ((len(held[rank]) + 7) // 8) if row["flag_bits"] else 0
-        assert moved[rank]["sent"]["flags"] == flags
-    for kind in ("payloads", "flags", "apart"):
-        assert moved[0]["received"][kind] == sum(m["sent"][kind] for m in moved[1:])
-    headers = 4 * len(sent) if row["index_bits_int32"] else 0
-    downlink = row["downlink_broadcast_bits_int32"] // 8 + headers
-    assert moved[0]["sent"]["updates"] == downlink
-    assert all(m["received"]["updates"] == downlink for m in moved[1:])
 
 
 def test_batch_normalisation_equals_its_simulation():

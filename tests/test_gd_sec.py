@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 from naive_gd_sec import NaiveGDSEC
-from ranks import run_ranks
 from suite_config import config
-from test_distributed import assert_same, distributed, train, train_all
 
 from sasg.algorithms.draws import Draws
 from sasg.algorithms.qsgd import RandomRounding
@@ -178,18 +176,3 @@ def test_incremental_gradients_reach_the_minimum():
     iterations, row = until_target("algorithm=iag")
     assert row["objective_error"] < 1e-8
     assert row["rounds"] == iterations + 4  # all five in the first
-
-
-METHODS = ("gd_sec", "gd_soec", "gd_sec_scheduled", "gd_sec_coordinate", "qsgd_sec", "qgd", "iag", "lag", "sgd")
-
-
-def test_every_method_equals_its_simulation():
-    tasks = {"lasso": METHODS[:5], "linear_regression": METHODS[5:], "logistic_regression": ("gd_sec",)}
-    configs = [config(f"task={t}", f"algorithm={m}", CODES) for t, methods in tasks.items() for m in methods]
-    ranks = run_ranks(3, train_all, [distributed(cfg, 3) for cfg in configs], 20)
-    for number, cfg in enumerate(configs):
-        expected = train(cfg, until=20)
-        assert_same(ranks[0][number], expected)
-        for rank in ranks[1:]:
-            assert torch.equal(rank[number]["parameters"], ranks[0][number]["parameters"])
-

@@ -7,10 +7,9 @@ import pytest
 import torch
 from ranks import WORKERS, configuration, run_ranks
 from suite_config import config, iterate
-from test_distributed import assert_same, distributed, train, train_all
+from test_distributed import assert_same, distributed, train
 
 from sasg.cluster import SimulatedCluster
-from sasg.cluster.distributed import spread_workers
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.problem.problem import load_dataset
@@ -57,38 +56,6 @@ def test_the_runs_skip_upload_by_threshold_and_are_forced(simulated, method):
         staleness = torch.where(row, 1, staleness + 1)
     assert sent[0].all()
     assert min(forced, by_rule, int((~sent).sum())) >= 20, (forced, by_rule, int((~sent).sum()))
-
-
-@pytest.mark.parametrize("processes", [1, 2, 5])
-def test_every_rule_equals_its_simulation(simulated, processes):
-    ranks = run_ranks(processes, train_all, [distributed(rule(method), processes) for method in METHODS])
-    for number, method in enumerate(METHODS):
-        assert_same(ranks[0][number], simulated[method])
-        for rank in ranks[1:]:  # evaluations spread the parameters
-            assert torch.equal(rank[number]["parameters"], ranks[0][number]["parameters"]), method
-        if method in SERVERS:
-            assert_only_the_asked_move([rank[number]["moved"] for rank in ranks], simulated[method], processes)
-
-
-def assert_only_the_asked_move(moved: list[dict], expected: dict, processes: int) -> None:
-    """A process downloads w only if one of its workers is asked, and its workers upload only then."""
-    row, sent = expected["row"], expected["sent"]
-    vector_bytes = 8 * len(expected["parameters"])
-    upload_bytes = (row["value_bits"] + row.get("side_bits", 0)) // row["rounds"] // 8
-    for rank, held in enumerate(spread_workers(WORKERS, processes)):
-        asked = sent[:, held.start : held.stop]
-        if rank:
-            assert moved[rank]["sent"]["payloads"] == int(asked.sum()) * upload_bytes
-            assert moved[rank]["received"]["updates"] == int(asked.any(1).sum()) * vector_bytes
-
-
-@pytest.mark.parametrize("method", ["lasg_wk1", "lasg_pse"])
-def test_a_state_moves_between_any_numbers_of_processes(simulated, method):
-    config = rule(method)
-    two = run_ranks(2, train, distributed(config, 2), 25)[0]["state"]
-    assert_same(train(config, state=two, resumes=True), simulated[method])
-    alone = train(config, until=25)["state"]
-    assert_same(run_ranks(3, train, distributed(config, 3), 50, alone, True)[0], simulated[method])
 
 
 @pytest.mark.parametrize("processes", [1, 2])

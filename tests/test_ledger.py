@@ -50,7 +50,7 @@ def test_the_bits_of_table_two_follow_from_its_rounds(task, method):
     if method in ("sparse", "sasg"):
         segments = tuple(Segment(n, kept(n)) for n in sizes)
         width = sum(s.kept for s in segments)
-        payload = Payload(torch.empty(1, width), torch.empty(1, width, dtype=torch.int64), segments)
+        payload = Payload(torch.empty(1, width), torch.zeros(1, width, dtype=torch.int64), segments)
     else:
         payload = Payload(torch.empty(1, 1).expand(1, sum(sizes)))
     ledger.count_uploads(payload, torch.tensor([True]))
@@ -63,7 +63,7 @@ def test_the_bits_of_table_two_follow_from_its_rounds(task, method):
 def test_index_codes_are_computed_over_the_sparsified_segment():
     ledger = Ledger(3, CPU)
     segments = (Segment(1000, 10), Segment(7, 2), Segment(1, 1))
-    payload = Payload(torch.empty(3, 13), torch.empty(3, 13, dtype=torch.int64), segments)
+    payload = Payload(torch.empty(3, 13), torch.zeros(3, 13, dtype=torch.int64), segments)
     ledger.count_uploads(payload, torch.tensor([True, False, True]))
     totals = ledger.totals()
     assert totals["rounds"] == 2 and totals["flag_bits"] == 3

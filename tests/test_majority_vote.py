@@ -11,6 +11,7 @@ from naive_vote import NaiveVoting, VoteSettings, mix, splitmix_uniform
 from suite_config import config, iterate
 
 from sasg.algorithms.algorithm import Workspace
+from sasg.algorithms.draws import number_streams
 from sasg.algorithms.quantisers import LogUniformGroups
 from sasg.algorithms.votes import RandomVote
 from sasg.cluster import Payload, Segment, SimulatedCluster, Uploads
@@ -186,6 +187,7 @@ class TestDraws:
         """Two of four entries with 0, 1, 2 and 5 of 8 votes: the chances of each pair."""
         cpu = torch.device("cpu")
         vote = RandomVote(density=0.5)
+        number_streams(vote)
         vote.setup(Workspace((4,), SimulatedCluster(8, cpu), cpu, torch.float32, seed=2))
         votes = Payload(None, torch.tensor([1, 2, 2, 3, 3, 3, 3, 3]).unsqueeze(1), (Segment(4, 1),))
         found = Counter(tuple(vote.elect([Uploads(slice(0, 8), votes, None)]).tolist()) for _ in range(2000))

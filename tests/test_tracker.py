@@ -1,7 +1,10 @@
 """W&B mirrors a run, the same one after an interruption, and nothing that happens there harms the run."""
 
+import http.server
 import json
+import shlex
 import sys
+import threading
 import time
 import types
 from dataclasses import replace
@@ -224,6 +227,9 @@ class Broken(types.SimpleNamespace):
     def log_artifact(self, artifact):
         pass
 
+    def teardown(self):
+        pass
+
     def _do(self, name: str):
         if self.fails == name:
             raise ConnectionError("no route to host\nand more")
@@ -251,7 +257,78 @@ def test_kept_offline_where_the_server_cannot_be_reached(nobody, tmp_path):
     said: list[str] = []
     WandB().start(tmp_path / "runs" / "a-b-s1-c", {"task": {"name": "a"}, "algorithm": {"name": "b"}}, said.append)
     assert fake.modes == ["online", "offline"]
-    assert len(said) == 1 and "kept offline" in said[0]
+    assert len(said) == 1 and "(no route): kept offline" in said[0]
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """Answers every request with the same status; with none for 0, as if it thought about it."""
+
+    status = 0
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.status == 0:
+            self.server.over.wait()
+            return
+        self.send_response(self.status)
+        self.end_headers()
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(request):
+    """The address of a server that answers with a status, with nothing (0), or that is not there (None)."""
+    handler = type("Handler", (Answering,), {"status": request.param})
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    made.daemon_threads, made.over = True, threading.Event()
+    address = f"http://127.0.0.1:{made.server_port}"
+    if request.param is None:
+        made.server_close()
+    else:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield address
+    made.over.set()
+    if request.param is not None:
+        made.shutdown()
+        made.server_close()
+
+
+@pytest.mark.parametrize("server", [None, 401, 500, 0], indirect=True)
+def test_the_real_library_with_a_server_that_does_not_help(nobody, tmp_path, plain, server):
+    """Nothing of the run is lost or other than without W&B, and what is said of an offline copy is true."""
+    wandb = pytest.importorskip("wandb")
+    wandb.teardown()  # it keeps the settings of earlier tests
+    nobody.setenv("WANDB_API_KEY", "x" * 40)
+    nobody.setenv("WANDB_BASE_URL", server)
+    nobody.setattr(tracker, "_INIT_SECONDS", 3)
+    summary = run(config(tmp_path / "my runs" / "runs", project="test"))
+    wandb.teardown()  # only then is all of it written
+    assert summary["status"] == "finished" and files(summary) == plain
+    log = (Path(summary["folder"]) / "console.log").read_text()
+    (told,) = [line for line in log.splitlines() if "W&B" in line]
+    assert "W&B does not take this run" in told and "kept offline" in told
+    command = shlex.split(told.partition("`")[2].partition("`")[0])
+    assert command[:2] == ["wandb", "sync"]
+    (folder,) = map(Path, command[2:])
+    assert folder.parent == tmp_path / "my runs" / "wandb" and folder.name.startswith("offline-run-")
+    rows = [record for record in stored(folder) if record.HasField("history")]
+    assert len(rows) >= len(pd.read_csv(Path(summary["folder"]) / "metrics.csv"))
+
+
+def test_a_copy_that_is_there_is_named_where_the_upload_fails(nobody, tmp_path):
+    fake = Broken("finish")
+    fake.dir = str(tmp_path / "wandb" / "run-1" / "files")
+    Path(fake.dir).mkdir(parents=True)
+    (tmp_path / "wandb" / "run-1" / "run-x.wandb").touch()
+    nobody.setitem(sys.modules, "wandb", fake)
+    nobody.setattr(tracker, "_artifact", lambda *arguments: None)
+    summary = run(config(tmp_path / "runs", project="test"))
+    log = (Path(summary["folder"]) / "console.log").read_text()
+    assert f"goes on without it; `wandb sync {tmp_path / 'wandb' / 'run-1'}` uploads what it has" in log
 
 
 def test_the_sweep_file_names_what_train_takes():

@@ -15,6 +15,7 @@ class Aggregation(Part):
     """The server's side: payloads of all M workers -> update [d]. Lives in the server's process alone."""
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.num_parameters = workspace.num_parameters
         self.num_workers = workspace.cluster.num_workers
         self._total: Tensor | None = None  # [d], the memory of every sum of sparse payloads

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from sasg.cluster import Cluster
-from sasg.errors import UserError
+from sasg.errors import CodeError, ContractError, NoSmoothness
 from sasg.gradients import Oracle
+from sasg.origins import place_of
+
+STATE_SCOPES = ("worker", "shared", "server")
 
 Schedule = Callable[[int], float]
 """epoch (0-based) -> step size of a server that sums the workers' updates."""
@@ -26,7 +29,7 @@ class Smoothness(Protocol):
 
 
 def _unknown_smoothness() -> Smoothness:
-    raise UserError("no smoothness constant is known here; give a number instead")
+    raise NoSmoothness("no smoothness constant is known here; give a number instead")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Workspace:
     cluster: Cluster
     device: torch.device
     dtype: torch.dtype
-    seed: int
+    seed: int  # of the run; what a part draws begins with a `draws.Stream` instead, which no other part shares
     smoothness: Callable[[], Smoothness] = _unknown_smoothness
     proximal: Callable[[Tensor], None] | None = None  # of the objective, on w [d] in place, after each update
 
@@ -56,11 +59,13 @@ class Workspace:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
 
 
-class Part:
+class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract there
     """A piece of a method with state in tensors that are updated in place.
 
     The three class attributes name the attributes that make up its state: `worker_state` with a leading
     axis W; `shared_state`, equal in every process; `server_state`, in the server's process alone.
+    Parts that are its attributes, or in lists, tuples and dicts that are, belong to it: they are set up with it, begin
+    epochs with it, and their state is part of its own.
     """
 
     worker_state: ClassVar[tuple[str, ...]] = ()
@@ -71,51 +76,95 @@ class Part:
 
     def setup(self, workspace: Workspace) -> None:
         """Allocate the state; called once, before anything else."""
-        for _, part in self._children():
+        for _, part in self.children():
             part.setup(workspace)
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         """Take over what the schedule says for this epoch (0-based)."""
-        for _, part in self._children():
+        for _, part in self.children():
             part.begin_epoch(epoch, schedule)
 
     def state(self, scope: str) -> dict[str, Tensor]:
         """The state tensors of "worker", "shared" or "server" scope, those of nested parts included."""
         own = {name: getattr(self, name) for name in getattr(self, f"{scope}_state")}
-        for prefix, part in self._children():
+        for prefix, part in self.children():
             own.update({f"{prefix}.{name}": tensor for name, tensor in part.state(scope).items()})
         return own
 
     def load_state(self, scope: str, tensors: dict[str, Tensor]) -> None:
         """Take over what `state` returned; state that is allocated at the first use comes into being here."""
-        children = dict(self._children())
-        for path, tensor in tensors.items():
-            prefix, _, rest = path.partition(".")
-            if rest:
-                children[prefix].load_state(scope, {rest: tensor})
-            elif getattr(self, path) is None:
-                setattr(self, path, tensor.clone())
+        own = dict(tensors)
+        for prefix, part in self.children():
+            theirs = [path for path in own if path.startswith(f"{prefix}.")]
+            part.load_state(scope, {path.removeprefix(f"{prefix}."): own.pop(path) for path in theirs})
+        for name, tensor in own.items():
+            if getattr(self, name) is None:
+                setattr(self, name, tensor.clone())
             else:
-                getattr(self, path).copy_(tensor)
+                getattr(self, name).copy_(tensor)
 
     def all_extra_columns(self) -> tuple[str, ...]:
         """Its own `extra_columns` and those of nested parts."""
-        nested = [column for _, part in self._children() for column in part.all_extra_columns()]
+        nested = [column for _, part in self.children() for column in part.all_extra_columns()]
         return (*self.extra_columns, *nested)
 
     def takes(self, path: str) -> bool:
         """Whether there is a place for state of this name, allocated or not."""
-        prefix, _, rest = path.partition(".")
-        if not rest:
-            return hasattr(self, path)
-        child = dict(self._children()).get(prefix)
-        return child is not None and child.takes(rest)
+        for prefix, part in self.children():
+            if path.startswith(f"{prefix}."):
+                return part.takes(path.removeprefix(f"{prefix}."))
+        return hasattr(self, path)
 
-    def _children(self) -> Iterator[tuple[str, "Part"]]:
-        return ((name, value) for name, value in vars(self).items() if isinstance(value, Part))
+    def children(self) -> Iterator[tuple[str, "Part"]]:
+        """The parts that belong to it, by name: `memory`, `stages[0]`, `votes[first]`."""
+        for name, value in vars(self).items():
+            yield from _parts_in(name, value)
+
+    def descendants(self) -> Iterator[tuple[str, "Part"]]:
+        """The parts below it at every depth, by path: `compressor.stages[0]`."""
+        for name, part in self.children():
+            yield name, part
+            yield from ((f"{name}.{path}", below) for path, below in part.descendants())
 
 
-class Algorithm(Part, ABC):
+def _parts_in(name: str, value: object) -> Iterator[tuple[str, Part]]:
+    if isinstance(value, Part):
+        yield name, value
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from _parts_in(f"{name}[{position}]", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _parts_in(f"{name}[{key}]", item)
+
+
+def check_state(method: Part, num_held: int) -> None:
+    """CodeError if a part of a method that was set up names state that it has not; num_held: W."""
+    for part in (method, *(part for _, part in method.descendants())):
+        for scope in STATE_SCOPES:
+            if wrong := _fault_of_state(part, scope, num_held):
+                kind = type(part)
+                raise CodeError(f"{place_of(kind, f'{scope}_state')}: {scope}_state of {kind.__name__} {wrong}")
+
+
+def _fault_of_state(part: Part, scope: str, num_held: int) -> str | None:
+    names = getattr(part, f"{scope}_state")
+    if isinstance(names, str):
+        return f"must be a tuple of names: ({names!r},)"
+    for name in names:
+        if not hasattr(part, name):
+            return f"names {name!r}, but there is no such attribute after setup"
+        held = getattr(part, name)
+        if held is None:  # it comes into being at the first use
+            continue
+        if not isinstance(held, Tensor):
+            return f"names {name!r}, which is a {type(held).__name__} and not a tensor"
+        if scope == "worker" and held.shape[:1] != (num_held,):
+            return f"names {name!r} of shape {list(held.shape)}, but the first axis must be W={num_held}"
+    return None
+
+
+class Algorithm(Part):
     """A method: what its workers and its server do in one iteration.
 
     After `step`, `sent` [W] says who uploaded (None: everyone), and `difference` [W] and `threshold` (scalar)
@@ -142,6 +191,8 @@ class Algorithm(Part, ABC):
 
     def apply_(self, parameters: Tensor, update: Tensor) -> Tensor:
         """w <- w - update, in place, and the proximal step where the objective has one; w's decrease [d]."""
+        if update.shape != parameters.shape:
+            raise ContractError(f"the update is of shape {list(update.shape)}, the parameters {list(parameters.shape)}")
         if self._proximal is None:
             parameters.sub_(update)
             return update

@@ -61,13 +61,14 @@ class TopK(Compressor):
         self.scope = scope
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         sizes = workspace.sizes if self.scope == "tensor" else (workspace.num_parameters,)
         # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
         self.segments = tuple(Segment(n, max(1, floor(self.density * n + 1e-9))) for n in sizes)
         self._select = TopKSelector(self.segments)
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
-        return Payload(*self._select(vectors, sent), self.segments)
+        return Payload(*self._select(vectors, sent), self.segments, in_range=True)
 
     def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
-        return Payload(*self._select.take_(vectors, sent, gradients, scale), self.segments)
+        return Payload(*self._select.take_(vectors, sent, gradients, scale), self.segments, in_range=True)

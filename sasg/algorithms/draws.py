@@ -8,17 +8,48 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
-from sasg.problem.randomness import GAMMA, Purpose, bits, mixed, shifted
+from sasg.errors import UserError
+from sasg.problem.randomness import GAMMA, Purpose, bits, mixed, shifted, signed
 
 
-class Draws(Part):
+class Stream(Part):
+    """A word of 64 bits that no other stream of the same method has: what a part's draws begin with.
+
+    number: among the method's streams for this purpose, in the order of its parts; set by `number_streams`.
+    """
+
+    number: int | None = None
+
+    def __init__(self, purpose: Purpose):
+        self.purpose = purpose
+
+    def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
+        if self.number is None:
+            raise UserError(f"algorithm: a {type(self).__name__} must be there before set-up: make it in __init__")
+        self.word = int(bits(workspace.seed, self.purpose, count=self.number + 1)[self.number])
+
+
+def number_streams(method: Part) -> None:
+    """Tell a method's streams apart, before it is set up; every process comes to the same numbers."""
+    numbers = dict.fromkeys(Purpose, 0)
+    for stream in dict.fromkeys(part for _, part in method.descendants() if isinstance(part, Stream)):
+        stream.number = numbers[stream.purpose]
+        numbers[stream.purpose] += 1
+
+
+class Draws(Stream):
     """Uniform numbers for the workers held here; every call is an iteration of its own."""
 
     shared_state = ("iteration",)
 
+    def __init__(self):
+        super().__init__(Purpose.COMPRESS)
+
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.iteration = workspace.zeros(dtype=torch.int64)
-        self._key = int(bits(workspace.seed, Purpose.COMPRESS, count=1).view("int64")[0])
+        self._key = signed(self.word)
         self._workers = torch.tensor(workspace.cluster.workers, device=workspace.device)
         self._dtype = workspace.dtype
 

@@ -24,6 +24,7 @@ class NoFeedback(Feedback):
     """What is not transmitted is lost: the payload is that of gamma * g."""
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self._scaled: Tensor | None = None  # [W, d]
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
@@ -44,6 +45,7 @@ class ErrorMemory(Feedback):
     worker_state = ("memory",)
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.memory = workspace.zeros(workspace.num_held, workspace.num_parameters)
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:

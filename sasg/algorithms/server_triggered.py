@@ -26,7 +26,7 @@ class Drift(AuthorsThreshold, PastIterates):
 
     @property
     def server_state(self) -> tuple[str, ...]:
-        names = ("past", "comparison", "staleness", "squared_updates", "iteration", "smoothness")
+        names = ("compared", "uploaded_at", "staleness", "squared_updates", "iteration", "smoothness")
         return names if self.is_server else ()
 
     def _num_rows(self, workspace: Workspace) -> int:
@@ -49,7 +49,7 @@ class Drift(AuthorsThreshold, PastIterates):
     def _squared_distances(self, parameters: Tensor) -> Tensor:
         """|| w - w^(k_m) ||^2, [M]."""
         if parameters.is_cuda:
-            return squared_distances(self.past.index_select(0, self.comparison), parameters)
+            return squared_distances(self.compared, parameters)
         needed = torch.zeros(len(self.past), dtype=torch.bool).index_fill_(0, self.comparison, True)
         return squared_distances(self.past, parameters, needed)[self.comparison]  # workers share iterates
 

@@ -66,6 +66,7 @@ class LazyDecision(Part):
         return workspace.num_held
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.staleness = workspace.zeros(self._num_rows(workspace), dtype=torch.int64)
         self.squared_updates = workspace.zeros(max(1, self.num_differences))  # a ring, newest at iteration % length
         self.iteration = workspace.zeros(dtype=torch.int64)
@@ -73,6 +74,7 @@ class LazyDecision(Part):
         self.num_workers = workspace.cluster.num_workers
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
+        super().begin_epoch(epoch, schedule)
         self.weight.fill_(self._weight(epoch, schedule))
 
     def decide(self, difference: Tensor, parameters: Tensor) -> Tensor:
@@ -94,21 +96,47 @@ class LazyDecision(Part):
 
 
 class PastIterates(LazyDecision):
-    """Keeps w^(k_m), at which a worker last uploaded: one of the last iterates, which all workers share."""
+    """Keeps w^(k_m), at which a worker last uploaded. Workers that uploaded in the same iteration share it.
 
-    worker_state = ("comparison", "staleness")
-    shared_state = ("past", "squared_updates", "iteration")
+    past: [H, d], H = min(W, longest_silence + 2): as many as workers can differ in. comparison: [W], the rows of the
+    w^(k_m). A checkpoint holds `compared` [W, d], the w^(k_m) themselves, and `uploaded_at` [W], k_m: which workers
+    share an iterate then does not depend on how they are spread over processes.
+    """
+
+    worker_state = ("compared", "uploaded_at", "staleness")
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.past = workspace.zeros(self.longest_silence + 2, workspace.num_parameters)  # a ring, w^k in row k % length
-        self.comparison = torch.zeros_like(self.staleness)  # the row of w^(k_m)
-        self._slots = torch.arange(len(self.past), device=workspace.device)
+        num_rows = min(len(self.staleness), self.longest_silence + 2)
+        self.past = workspace.zeros(num_rows, workspace.num_parameters)
+        self.comparison, self.uploaded_at = torch.zeros_like(self.staleness), torch.zeros_like(self.staleness)
+        self._rows = torch.arange(num_rows, device=workspace.device)
+        self._kept = torch.zeros(num_rows + 1, dtype=torch.bool, device=workspace.device)
+
+    @property
+    def compared(self) -> Tensor:
+        """w^(k_m), [W, d], as a copy."""
+        return self.past.index_select(0, self.comparison)
+
+    def load_state(self, scope: str, tensors: dict[str, Tensor]) -> None:
+        tensors = dict(tensors)
+        if "compared" in tensors:
+            iterates = tensors.pop("compared")
+            self.comparison.copy_(tensors["uploaded_at"].unique(return_inverse=True)[1])
+            self.past[self.comparison] = iterates
+        super().load_state(scope, tensors)
 
     def _remember(self, sent: Tensor, parameters: Tensor) -> None:
-        newest = self.iteration % len(self.past)
-        copy_rows_(self.past, parameters, self._slots == newest)
-        self.comparison.copy_(torch.where(sent, newest, self.comparison))
+        free = self._free_row(sent)
+        copy_rows_(self.past, parameters, self._rows == free)
+        torch.where(sent, free, self.comparison, out=self.comparison)
+        torch.where(sent, self.iteration, self.uploaded_at, out=self.uploaded_at)
+
+    def _free_row(self, sent: Tensor) -> Tensor:
+        """The first row that no worker refers to once those of `sent` [W] have left theirs; else H (nobody sends)."""
+        num_rows = len(self._rows)
+        self._kept.zero_().index_fill_(0, torch.where(sent, num_rows, self.comparison), True)
+        return torch.where(self._kept[:num_rows], num_rows, self._rows).amin()
 
 
 class LazyTrigger(LazyDecision, Trigger):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
+from sasg.algorithms.draws import Stream
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Payload, Segment, Uploads
 from sasg.cluster.payload import first_entries
 from sasg.errors import UserError
-from sasg.problem.randomness import Purpose, bits, device_uniform
+from sasg.problem.randomness import Purpose, device_uniform
 
 
 def num_kept(density: float, size: int) -> int:
@@ -32,6 +33,7 @@ class Vote(Part):
         self.density = density
 
     def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
         self.num_parameters = workspace.num_parameters
         self.num_kept = num_kept(self.density, workspace.num_parameters)
         self.counts = workspace.zeros(workspace.num_parameters)  # of votes, at the server
@@ -85,13 +87,16 @@ class RandomVote(TopKVote):
 
     server_state = ("iteration",)
 
+    def __init__(self, density: float):
+        super().__init__(density)
+        self.stream = Stream(Purpose.VOTE)
+
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self._word = int(bits(workspace.seed, Purpose.VOTE, count=1)[0])
         self.iteration = workspace.zeros(dtype=torch.int64)
 
     def elect(self, arriving: Iterable[Uploads]) -> Tensor:
-        exponential = device_uniform(self._word, self.iteration, self.num_parameters).log_().neg_()
+        exponential = device_uniform(self.stream.word, self.iteration, self.num_parameters).log_().neg_()
         self.iteration.add_(1)
         return self._most(self._count(arriving) / exponential.to(self.counts.dtype))
 

@@ -63,6 +63,7 @@ class DistributedCluster(Cluster):
     # -- one iteration ----------------------------------------------------------------------------
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
+        payload.check_fit(len(self.workers), sent)
         form = WireFormat.of(payload)
         self.stopwatch.enter("upload")
         if self.is_server:

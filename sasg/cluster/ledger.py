@@ -10,6 +10,7 @@ from torch import Tensor
 from sasg.cluster.codes import CODES, check_codes, index_bits, position_bits, sparse_or_dense_bits
 from sasg.cluster.payload import Payload, Segment
 from sasg.cluster.reply import Nothing, Positions, Reply, Update, Values
+from sasg.errors import ContractError
 
 EXTRA_COLUMNS = ("side_bits", "vote_bits")
 
@@ -87,17 +88,19 @@ class Ledger:
         """Count what the server returned to all workers after their `payload`."""
         match reply:
             case Update():
+                _check_reply(reply, returned, (payload.size,))
                 self.count_download(returned, sparse=payload.indices is not None, receivers=self.num_workers)
             case Values(num):
-                assert returned.shape == (num,)
+                _check_reply(reply, returned, (num,))
                 self.count_download(returned, sparse=False, receivers=self.num_workers)
             case Positions(num, size):
-                assert returned.shape == (num,)
+                _check_reply(reply, returned, (num,))
                 positions, segments = returned.unsqueeze(0), (Segment(size, num),)
                 bits = torch.cat([position_bits(code, positions, None, segments) for code in self.codes])
                 self._add_download(bits, self.num_workers)
             case Nothing():
-                assert returned is None
+                if returned is not None:
+                    raise ContractError("the server returned something where the reply is Nothing()")
 
     def count_request(self, asked: Tensor, parameters: Tensor) -> None:
         """Count what the server sends to ask for uploads: a bit to all workers, `parameters` to those `asked` [M]."""
@@ -128,7 +131,8 @@ class Ledger:
         key = tuple(amounts.items())
         if key not in self._amounts:
             counted = {name for name, amount in amounts.items() if amount}
-            assert counted <= set(self.columns), f"extra_columns lack {counted - set(self.columns)}"
+            if lacking := sorted(counted - set(self.columns)):
+                raise ContractError(f"extra_columns must name what is sent: {', '.join(lacking)}")
             by_column = [amounts.get(name, 0) for name in self.columns]
             self._amounts[key] = torch.tensor(by_column, dtype=torch.int64, device=self.counters.device)
         self.counters.add_(self._amounts[key] * times)
@@ -136,6 +140,12 @@ class Ledger:
     def totals(self) -> dict[str, int]:
         """The totals so far, by column."""
         return dict(zip(self.columns, self.counters.tolist(), strict=True))
+
+
+def _check_reply(reply: Reply, returned: Tensor | None, shape: tuple[int, ...]) -> None:
+    if returned is None or returned.shape != shape:
+        found = "None" if returned is None else f"shape {list(returned.shape)}"
+        raise ContractError(f"the server returned {found} where {type(reply).__name__} is of shape {list(shape)}")
 
 
 def _count_nonzero(vector: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sasg.cluster.value_codes import ValueCode
+from sasg.errors import ContractError
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Payload:
     code: how values go over a link, where not as plain floats; the values are those that its quantiser makes.
     side: [W, s] scalars that go along (norms, group means).
     known_support: every process knows the indices, which are the same in all rows: they are not sent.
+    in_range: the indices are known to be in [0, d); others are looked at, on the CPU alone.
+    ContractError: these do not fit each other.
     """
 
     values: Tensor | None
@@ -45,18 +48,53 @@ class Payload:
     code: ValueCode | None = None
     side: Tensor | None = None
     known_support: bool = False
+    in_range: bool = False
 
     def __post_init__(self):
-        assert self.indices is not None or not (self.is_vote or self.known_support)
-        assert self.count is None or (len(self.segments) == 1 and not self.known_support)
-        assert self.code is None or self.side is not None
+        if self.indices is None and (self.is_vote or self.known_support):
+            raise ContractError("a payload without values, or with a known support, needs indices")
+        if self.count is not None and (len(self.segments) != 1 or self.known_support):
+            raise ContractError("a payload with a count needs exactly one segment, and no known support")
+        if self.code is not None and self.side is None:
+            raise ContractError("a payload with a code needs the side scalars of its code")
+        for name, tensor in (("values", self.values), ("indices", self.indices), ("side", self.side)):
+            if tensor is not None and tensor.dim() != 2:
+                raise ContractError(f"a payload's {name} must be of two axes, a row for each worker: {_shape(tensor)}")
+        if self.indices is not None:
+            self._check_indices()
+
+    def _check_indices(self) -> None:
+        indices, values = self.indices, self.values
+        if indices.dtype != torch.int64:
+            raise ContractError(f"a payload's indices must be int64, not {str(indices.dtype).removeprefix('torch.')}")
+        if values is not None and values.shape != indices.shape:
+            raise ContractError(f"a payload's values are of shape {_shape(values)}, its indices {_shape(indices)}")
+        if not self.segments:
+            raise ContractError("a payload with indices needs the segments that were sparsified")
+        if (most := sum(segment.kept for segment in self.segments)) < indices.shape[1]:
+            raise ContractError(f"a payload has {indices.shape[1]} entries a row, its segments keep at most {most}")
+        if self.in_range or indices.is_cuda or not indices.numel():
+            return
+        lowest, highest = (int(bound) for bound in indices.aminmax())
+        if lowest < 0 or highest >= self.size:
+            found = lowest if lowest < 0 else highest
+            raise ContractError(f"a payload has index {found}, outside 0..{self.size - 1}")
+
+    def check_fit(self, num_held: int, sent: Tensor | None) -> None:
+        """ContractError unless there is a row, and a flag in `sent`, for each of the workers held here."""
+        if len(self.entries) != (1 if self.summed else num_held):
+            raise ContractError(f"a payload is of shape {_shape(self.entries)}, and there are {num_held} workers here")
+        if sent is not None and (sent.dtype != torch.bool or sent.shape != (num_held,)):
+            kind = str(sent.dtype).removeprefix("torch.")
+            raise ContractError(f"who sends must be [{num_held}] bool or None, not {_shape(sent)} {kind}")
 
     @classmethod
     def of_survivors(cls, vectors: Tensor, survives: Tensor, **options) -> "Payload":
         """The entries of `vectors` [W, d] where `survives` [W, d] is true, without host synchronisation."""
         indices, count = compact(survives)
         size = vectors.shape[1]
-        return cls(vectors.gather(1, indices), indices, (Segment(size, size),), count=count, **options)
+        options |= {"count": count, "in_range": True}
+        return cls(vectors.gather(1, indices), indices, (Segment(size, size),), **options)
 
     @property
     def is_vote(self) -> bool:
@@ -93,6 +131,10 @@ class Payload:
 
 
 COUNT_BITS = 32  # of the length that goes in front of an upload of varying length
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(list(tensor.shape))
 
 
 def first_entries(count: Tensor, width: int) -> Tensor:

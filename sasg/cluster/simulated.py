@@ -25,6 +25,7 @@ class SimulatedCluster(Cluster):
         self.stopwatch = NoStopwatch()
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
+        payload.check_fit(self.num_workers, sent)
         returned = server([Uploads(slice(0, self.num_workers), payload, sent)])
         self.ledger.count_uploads(payload, sent)
         self.ledger.count_reply(reply, returned, payload)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sasg.config import Config
-from sasg.errors import UserError
+from sasg.errors import NoSmoothness, UserError
 from sasg.parts import build
 from sasg.problem.admission import admit, materialise
 from sasg.problem.batches import Batches
@@ -148,7 +148,7 @@ class Problem:
     def smoothness(self) -> Smoothness:
         """The objective's smoothness constants. UserError if it has none that are known."""
         if self.full is None:
-            raise UserError("cross entropy of a network has no known smoothness constant; give a number instead")
+            raise NoSmoothness("cross entropy of a network has no known smoothness constant; give a number instead")
         return self.full.smoothness
 
     def step_size(self, wanted: float | str) -> float:

@@ -65,18 +65,18 @@ def device_uniform(word: int, draw: Tensor, count: int) -> Tensor:
     For draws in every iteration, which a CUDA graph may hold. word: 64 bits (from `bits`); draw: int64 scalar, its
     number. The stream of SplitMix64 (Steele, Lea, Flood 2014) from the state mix(word + draw * gamma).
     """
-    state = mixed(draw * GAMMA + _signed(word))
+    state = mixed(draw * GAMMA + signed(word))
     counters = torch.arange(1, count + 1, device=draw.device).mul_(GAMMA).add_(state)
     return shifted(mixed(counters), 12).double().add_(0.5).mul_(2.0**-52)
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """The int64 with the same bits."""
     return word - 2**64 if word >= 2**63 else word
 
 
 #: SplitMix64's increment
-GAMMA, *_FACTORS = map(_signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GAMMA, *_FACTORS = map(signed, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def mixed(numbers: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import netrc
 import os
+import shlex
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from sasg.parts import build
 from sasg.training.picture import draw_curves
 
 _INIT_SECONDS, _FINISH_SECONDS = 30, 60
+_LONGEST_REASON = 200  # characters
 _FILES = ("config.yaml", "metrics.csv", "timing.csv", "summary.json", "uploads.npz")
 
 Say = Callable[[str], None]
@@ -79,11 +81,16 @@ class WandB(Tracker):
             "dir": str(folder.parent.parent),
             "settings": quiet,
         }
-        try:
-            self._run = wandb.init(mode="online" if logged_in() else "offline", **options)
-        except Exception as error:
-            self._say(f"W&B cannot be reached ({_first_line(error)}): kept offline")
+        if not logged_in():
             self._run = wandb.init(mode="offline", **options)
+            return
+        try:
+            self._run = wandb.init(mode="online", **options)
+        except Exception as error:
+            _within(_FINISH_SECONDS, wandb.teardown)  # the failed attempt holds the run's id
+            self._run = wandb.init(mode="offline", **options)
+            reason = " ".join(str(error).split())[:_LONGEST_REASON]
+            self._say(f"W&B does not take this run ({reason}): kept offline{_how_to_sync(self._run)}")
 
     def row(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         values = {key: value for key, value in row.items() if value is not None}
@@ -116,8 +123,16 @@ class WandB(Tracker):
         try:
             action()
         except Exception as error:
-            self._run = None
-            self._say(f"W&B failed ({type(error).__name__}: {_first_line(error)}): the run goes on without it")
+            kept, self._run = _how_to_sync(self._run), None
+            self._say(f"W&B failed ({type(error).__name__}: {_first_line(error)}): the run goes on without it{kept}")
+
+
+def _how_to_sync(run: Any) -> str:
+    """What uploads a run's own copy later, if there is one: W&B keeps it in online mode, too."""
+    folder = Path(run.dir).parent if getattr(run, "dir", None) else None
+    if folder is None or not any(folder.glob("*.wandb")):
+        return ""
+    return f"; `{shlex.join(['wandb', 'sync', str(folder)])}` uploads what it has"
 
 
 def publish(
@@ -217,7 +232,7 @@ def _within(seconds: float, action: Callable[[], None]) -> None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(f"not uploaded within {seconds:g} s; `wandb sync` uploads the rest")
+        raise TimeoutError(f"not done within {seconds:g} s")
     if failed:
         raise failed[0]
 

@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sasg.algorithms.algorithm import Algorithm, Workspace
+from sasg.algorithms.algorithm import STATE_SCOPES, Algorithm, Workspace, check_state
+from sasg.algorithms.draws import number_streams
 from sasg.cluster import Cluster, Ledger
 from sasg.cluster.codes import CODES, check_codes
 from sasg.cluster.links import Link
 from sasg.config import Config
-from sasg.errors import UserError
+from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import make_draws
@@ -20,7 +21,6 @@ from sasg.training.graph import Captured
 from sasg.training.records import Records
 from sasg.training.schedule import StepSchedule
 
-STATE_SCOPES = ("worker", "shared", "server")
 _RECORDS_OF_WORKERS = ("loss", "sent", "difference")
 
 
@@ -54,6 +54,7 @@ class Trainer:
         codes, extra_columns = config.index_codes or CODES, self.algorithm.all_extra_columns()
         cluster.ledger = Ledger(cluster.num_workers, device, codes, extra_columns)
         self._proximal_step = torch.zeros((), dtype=dtype, device=device)
+        number_streams(self.algorithm)
         self.algorithm.setup(
             Workspace(
                 self.problem.layout.sizes,
@@ -65,6 +66,7 @@ class Trainer:
                 proximal=self._proximal if self.problem.objective.is_proximal else None,
             )
         )
+        check_state(self.algorithm, len(cluster.workers))
         self.iteration = 0
         num_batches = self.problem.batches.iterations_per_epoch
         self.iterations_per_epoch = num_batches // self.algorithm.local_steps
@@ -116,7 +118,11 @@ class Trainer:
         oracle = self.problem.oracle
         oracle.begin()
         self.algorithm.step(oracle, self.problem.parameters)
-        assert oracle.num_batches == self.algorithm.local_steps, f"used {oracle.num_batches} mini-batches"
+        if oracle.num_batches != self.algorithm.local_steps:
+            raise ContractError(
+                f"an iteration used {oracle.num_batches} mini-batches, but local_steps is {self.algorithm.local_steps}",
+                self.algorithm,
+            )
         self.records.add(oracle.loss, self.algorithm)
         self.cluster.stopwatch.enter(None)
 
@@ -204,8 +210,10 @@ class Trainer:
             cluster.ledger.counters.copy_(state["ledger"])
             for name in ("row", "threshold"):
                 self.records.state()[name].copy_(state["records"][name])
-        for name, held in self._worker_state().items():
+        workers = self._worker_state()
+        for name, held in workers.items():
             cluster.scatter(state and state["worker"][name], held)
+        algorithm.load_state("worker", {name: workers[name] for name in algorithm.state("worker")})
         for name in _RECORDS_OF_WORKERS:
             cluster.scatter(state and state["records"][name], self.records.state()[name])
         for tensor in (*algorithm.state("shared").values(), self.problem.parameters):

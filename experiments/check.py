@@ -1,0 +1,116 @@
+#!/usr/bin/env python
+"""Does a method keep what the suite promises of every method? The contract, as a command.
+
+    experiments/check.py my_method.yaml                     # a file as those of conf/algorithm, wherever it lies
+    experiments/check.py algorithm=sasg                     # one that experiments/train.py knows
+    experiments/check.py my_method.yaml model=my_model      # with a model, data set or task of your own
+    experiments/check.py task=mnist algorithm=sasg max_iterations=10 cluster.workers=4
+
+Without a task of your own, the problem is a tiny one (digits, or logistic regression where the method asks for
+smoothness constants): seconds on one core. Gradients are those of plain PyTorch; a run repeats bit for bit; it goes on
+exactly from a checkpoint; 1, 2 and M processes do what the simulation does, and a checkpoint moves between them; the
+bytes on the wire are those of the ledger; workers that do not upload send nothing. All in float64 on the CPU, in at
+most 30 iterations.
+
+Exit code 0: all of it holds. 1: something does not, and the table says what. 2: something to mend first, in one line.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), os.getcwd()]  # the suite without installation; a user's own methods beside the call
+
+SMALL = ("cluster.workers=5", "epochs=30", "task.batch_size=20", "++task.decay_epochs=[2]")
+TASKS = (
+    ("task=digits", "model.hidden=[16]", *SMALL, "task.max_delay=3", "++task.warmup_epochs=1"),
+    ("task=logistic_regression", *SMALL),
+)
+"""Problems on which methods skip, upload and are forced to within 30 iterations; the second knows its smoothness."""
+
+
+def main() -> int:
+    """Check what the command line names, and print the table."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if words else 2
+    from sasg.checks import check
+
+    config, (findings,) = first_that_fits(words, lambda config: check([config]))
+    task, method = config.task.name, config.algorithm["name"]
+    print(f"{method} on {task}, {config.cluster.workers} workers:")
+    for finding in findings:
+        print(f"  {'yes' if finding.holds else 'NO':<4}{finding.promise:<27} {finding.seen}")
+    return 0 if all(finding.holds for finding in findings) else 1
+
+
+def first_that_fits(words, action):
+    """The configuration of these words, and `action` of it, on the first of `TASKS` that has what the method needs.
+
+    Words that choose a task, a data set or a model leave the rest of the problem as that choice has it.
+    """
+    from sasg.errors import NoSmoothness
+
+    for number, task in enumerate(TASKS):
+        own = any(word.startswith("task=") for word in words)
+        small = [] if own else [word for word in task if not (_chooses(words, "model") and word.startswith("model."))]
+        try:
+            config = compose_words([*small, *words])
+            return config, action(config)
+        except NoSmoothness:
+            if own or number == len(TASKS) - 1:
+                raise
+    raise AssertionError
+
+
+def _chooses(words, group) -> bool:
+    return any(word.startswith(f"{group}=") for word in words)
+
+
+def compose_words(words):
+    """The configuration that these words name; a word that is a YAML file is a method. UserError."""
+    from hydra import compose, initialize_config_dir
+
+    from experiments.composing import composed, quiet_hydra
+    from sasg.errors import UserError
+
+    files = [word for word in words if word.endswith(".yaml") and "=" not in word]
+    overrides = [word for word in words if word not in files]
+    with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        if len(files) > 1:
+            raise UserError(f"{' '.join(files)}: give one file")
+        for name in files:
+            path = Path(name).resolve()
+            if not path.is_file():
+                raise UserError(f"{name}: there is no such file")
+            (Path(scratch) / "algorithm").symlink_to(path.parent)
+            sys.path.append(str(path.parent))
+            search = f"hydra.searchpath=[file://{scratch},file://{os.environ.get('SASG_CONF') or Path.cwd() / 'conf'}]"
+            overrides += [search, f"algorithm={path.stem}"]
+        try:
+            with quiet_hydra():
+                return composed(compose("train", overrides))[0]
+        except Exception as error:
+            if files and scratch in str(error):
+                raise _elsewhere(error, f"{scratch}/algorithm", str(path.parent)) from None
+            raise
+
+
+def _elsewhere(error, folder, real):
+    """The error as one line, with the folder where the file really lies."""
+    from experiments.yaml_errors import about_yaml
+    from sasg.errors import UserError
+
+    return UserError((about_yaml(error) or str(error)).replace(folder, real))
+
+
+if __name__ == "__main__":
+    from sasg.environment import require
+
+    require("hydra", "torch")
+    from experiments.composing import telling_errors
+
+    sys.exit(telling_errors(main))
