@@ -94,6 +94,8 @@ class Problem:
         num_workers = config.cluster.workers
         self.dataset = dataset
         self.objective = build_objective(config)
+        if not isinstance(self.objective, SumObjective) and not len(dataset.test.labels):
+            raise UserError(f"dataset: {dataset.name} has no test set for accuracies; choose an objective")
         shards = draws.shards(config.shards, dataset, num_workers)
         self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, draws, device, dtype)
         model = build_model(config, dataset, draws).to(device, dtype)
@@ -106,7 +108,8 @@ class Problem:
             *self._samples([shard[: self.batches.batch_size] for shard in shards[:2]]),  # the same in every process
             bfloat16=is_bfloat16,
             agree=agree,
-            identity=[config.model, config.objective],
+            # and the trial's data, so that what is kept is what another process finds
+            identity=[config.model, config.objective, config.seed, config.shards, dataset.sha256],
         )
         engine = self.choice.engine
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]
@@ -127,8 +130,6 @@ class Problem:
         self.full: FullObjective | None = None
         if isinstance(self.objective, SumObjective):
             self.full = FullObjective(self.objective, engine, self.batches, lambda: self._everyone(shards))
-        elif not len(dataset.test.labels):
-            raise UserError(f"dataset: {dataset.name} has no test set for accuracies; choose an objective")
         self._model = model.eval()
 
     def _samples(self, shards: list[np.ndarray]) -> tuple[Tensor, Tensor]:
