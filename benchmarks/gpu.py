@@ -156,7 +156,7 @@ def iteration(config: Config) -> dict[str, float]:
     ready = time.monotonic() - start
 
     def block():
-        trainer._position.zero_()
+        trainer.problem.oracle.go_to(0)
         trainer.records.row.zero_()
         for _ in range(BLOCK):
             trainer._run_step()

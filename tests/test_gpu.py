@@ -234,11 +234,12 @@ def test_equal_parameters_give_equal_gradients():
     trainer = make_trainer(configuration("cifar10", "sasg"), random_dataset("cifar10", 1000))
     trainer._start_epoch(0)
     own = trainer.problem.parameters.repeat(10, 1)
+    rows = torch.arange(10, device=own.device)
     oracle = trainer.problem.oracle
     with torch.no_grad():
         oracle.begin()
         gradients = oracle(trainer.problem.parameters)
-        distance = gradients.squared_distance(oracle.at(own, torch.arange(10, device=own.device)))
+        distance = gradients.squared_distance(oracle.at(own, rows))
         assert torch.all(distance <= 1e-6 * gradients.dense().square().sum(1))
 
 

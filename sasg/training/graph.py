@@ -1,6 +1,8 @@
 """An iteration as a captured CUDA graph."""
 
-from collections.abc import Callable
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -33,6 +35,19 @@ class Captured:
             torch.cuda.current_stream().wait_stream(self._stream)
             return
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        with _nothing_collected(), torch.cuda.graph(self._graph, stream=self._stream):
             self._function()
         self._graph.replay()
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Without Python's collector of cycles: to free an older graph or its memory ends a capture with an error."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
