@@ -120,12 +120,12 @@ def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> 
 
 def report(study: Study, configs: Sequence[Config], folder: Path) -> None:
     """Write a study's tables and figures from the runs that are finished, and print what they say."""
-    from sasg.parts import build
     from sasg.report.runs import look_up
+    from sasg.report.writing import write_part
 
     entries = look_up(configs)
     for number, part in enumerate(study.report):
-        print(build(f"report[{number}]", part, entries=entries, folder=folder))
+        print(write_part(f"report[{number}]", part, entries, folder))
 
 
 def _settings(config: Config) -> str:

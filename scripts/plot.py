@@ -20,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sasg.__main__ import telling_user_errors
 from sasg.report.figures import lines
-from sasg.report.folders import entries_in
+from sasg.report.runs import entries_in
+from sasg.report.series import in_usual_order
+from sasg.report.style import save
 from sasg.report.times import links
 
 
@@ -35,7 +37,8 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out.with_suffix("") if options.out.suffix in (".png", ".pdf") else options.out
     x = options.x or ("seconds" if options.link else "rounds")
-    print(lines(entries_in(options.runs), out.parent, out.name, x, options.y, options.link))
+    figure = lines(in_usual_order(entries_in(options.runs)), x, options.y, options.link)
+    print(save(figure, out.parent, out.name))
     return 0
 
 
