@@ -101,14 +101,13 @@ def _runs(name: str, entries: Sequence[Entry]) -> Part:
 
 def _page(runs_dir: Path, studies: Sequence[str], out: Path) -> Page:
     named = "".join(f" --study {name}" for name in studies)
-    words = f"{', '.join(studies)}: the runs" if studies else "The runs"
     again = [
         *(f"experiments/reproduce.py study={name} runs_dir={runs_dir}" for name in studies),
         f"scripts/table.py {runs_dir}",
         f"scripts/plot.py {runs_dir}",
         f"scripts/report.py --runs-dir {runs_dir}{named} --out {out}   # this page",
     ]
-    return Page(f"{text.escape(words)} of {text.escape(str(runs_dir))}", "", again)
+    return Page(text.escape(": ".join([*studies, f"Runs in {runs_dir}"])), "", again)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,8 @@ class TestManySettings:
         assert len({(look.color, look.marker) for look in looks(series).values()}) == 18
         facets = figures._facets(series)
         assert [words for words, _ in facets] == [f"SASG, max_delay={m}" for m in (2, 5, 10)]
-        assert [len(part) for _, part in facets] == [6, 6, 6]
+        labels = [f"density={d}" for d in (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)]
+        assert [[one.label for one in part] for _, part in facets] == [labels] * 3
 
     def test_few_stay_in_one_panel(self):
         assert len(figures._facets(all_series(planned("sgd", "sparse", "lasg", "sasg")))) == 1

@@ -113,7 +113,7 @@ METHOD = Given("method", "Method", lambda one: one.method, method_name)
 def settings_columns(series: Sequence[Series]) -> list[Given]:
     """A column for each setting in which rows differ."""
     keys = dict.fromkeys(key for one in series for key in one.settings)
-    return [Given(key, key, lambda one, key=key: one.settings.get(key)) for key in keys]
+    return [Given(key, key, lambda one, key=key: one.setting(key)) for key in keys]
 
 
 def at_baseline(key: str, title: str, of: Callable[[Mapping[str, Any]], float], form=scientific, **more) -> OverSeeds:

@@ -88,7 +88,8 @@ def _reaches(one: Series) -> bool:
 
 def _mean(one: Series, of: Callable[[Run, dict | None], float]) -> float | None:
     counted = [run for run in one.runs if run.summary["totals"]]
-    return over_seeds([of(run, run.crossing) for run in counted]).mean
+    mean = over_seeds([of(run, run.crossing) for run in counted]).mean
+    return int(mean) if mean is not None and mean.is_integer() else mean
 
 
 def descent(entries: Sequence[Entry], methods: tuple[str, ...]) -> Figure:

@@ -23,6 +23,7 @@ from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import COLUMN, PAGE, Look, drawing, looks, new_figure
 from sasg.report.times import frame_with_seconds, links
 
+_SHARE = "share of iterations\nwith an upload"
 _MOST_LINES = 8
 """In one panel; more are told apart in several."""
 
@@ -65,11 +66,11 @@ def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link
     with drawing():
         width = max(COLUMN, min(PAGE, 2.6 * columns))
         figure, axes = new_figure(width, 2.3 * rows + 0.3, rows, columns)
-        appearance = _looks(tasks)
+        appearance = looks(one for _, _, part in facets for one in part)
         for axis in axes.flat[len(facets) :]:
             axis.set_axis_off()
         for axis, (task, words, part) in zip(axes.flat, facets, strict=False):
-            axis.set_title(", ".join(filter(None, [title(task, part), words])), loc="left")
+            axis.set_title("\n".join(filter(None, [title(task, part), words])), loc="left")
             if gap((axis,), task, part):
                 continue
             column = metric_of(part) if y == "accuracy" else y
@@ -82,20 +83,34 @@ def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link
 
 
 def _facets(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
-    """Series in groups of few enough for a panel, and what each group has in common."""
-    groups = [("", list(series))]
-    varying = [key for key in series[0].settings if len({str(one.settings.get(key)) for one in series}) > 1]
-    varying.sort(key=lambda key: len({str(one.settings.get(key)) for one in series}))
+    """Series in groups of few enough for a panel, and what each group has in common.
+
+    Then the labels tell what is left: equal ones in several panels have one look.
+    """
+    varying = [key for key in series[0].settings if len({str(one.setting(key)) for one in series}) > 1]
+    varying.sort(key=lambda key: len({str(one.setting(key)) for one in series}))
     splits: list[Callable[[Series], str]] = [lambda one: method_name(one.method)]
-    splits += [lambda one, key=key: f"{key.rpartition('.')[2]}={one.settings.get(key)}" for key in varying[:-1]]
-    for split in splits:
-        if max(len(part) for _, part in groups) > _MOST_LINES:
-            groups = [
-                (", ".join(filter(None, [words, value])), [one for one in part if split(one) == value])
-                for words, part in groups
-                for value in dict.fromkeys(map(split, part))
-            ]
-    return groups
+    splits += [lambda one, key=key: _word(one, key) for key in varying[:-1]]
+    groups = [("", list(series))]
+    used = 0
+    while used < len(splits) and max(len(part) for _, part in groups) > _MOST_LINES:
+        groups = [group for words, part in groups for group in _split(words, part, splits[used])]
+        used += 1
+    left = varying[max(0, used - 1) :] if used else []
+    return [(words, [_with_label(one, left) for one in part]) for words, part in groups]
+
+
+def _split(words: str, part: Sequence[Series], by: Callable[[Series], str]) -> list[tuple[str, list[Series]]]:
+    values = dict.fromkeys(map(by, part))
+    return [(", ".join(filter(None, [words, v])), [one for one in part if by(one) == v]) for v in values]
+
+
+def _with_label(one: Series, keys: Sequence[str]) -> Series:
+    return replace(one, label=", ".join(_word(one, key) for key in keys)) if keys else one
+
+
+def _word(one: Series, key: str) -> str:
+    return f"{key.rpartition('.')[2]}={one.setting(key)}"
 
 
 def accuracy_and_loss(entries: Sequence[Entry]) -> Figure:
@@ -231,7 +246,7 @@ def uploads(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sasg"
             axis.set_ylabel("worker")
             axis.set_xlabel("epoch")
         if image is not None:
-            figure.colorbar(image, ax=axes, label="share of iterations\nwith an upload", shrink=0.8, pad=0.01)
+            figure.colorbar(image, ax=axes, label=_SHARE, format=percent_tick, shrink=0.8, pad=0.01)
         return figure
 
 

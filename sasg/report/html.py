@@ -19,7 +19,7 @@ from sasg.cluster.ledger import uplink_bits
 from sasg.report.curves import TRIGGER_COLUMNS, frame, upload_shares
 from sasg.report.names import METRICS, method_name, task_name
 from sasg.report.published import published
-from sasg.report.runs import Entry, Run
+from sasg.report.runs import ENDED, Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
@@ -133,6 +133,7 @@ def _run(run: Run, label: str, folder: Path) -> dict[str, Any]:
         "label": label,
         "seed": identity["seed"],
         "status": run.words,
+        "ended": run.status in ENDED,
         "crossing": run.crossing["rounds"] if run.crossing else None,
         "has_baseline": identity["task"].get("baseline") is not None,
         "metric": (identity["task"].get("baseline") or {}).get("metric"),

@@ -73,8 +73,9 @@ def draw(
         if one.drawn:
             draw_curve(axis, over_runs([read(run) for run in one.drawn], x, y), appearance[one.label])
     if words := [f"{one.label}: {told}" for one in series if (told := _told(one))]:
-        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom"}
-        axis.text(0.98, 0.03, "\n".join(words), fontsize=6, color="#aa0000", **place)
+        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "zorder": 5}
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+        axis.text(0.98, 0.03, "\n".join(words), fontsize=6, color="#aa0000", bbox=behind, **place)
 
 
 def _told(one: Series) -> str:

@@ -37,6 +37,12 @@ class Series:
         unfinished = tuple(entry.unfinished for entry in self.entries if entry.unfinished)
         return tuple(run for run in self.runs or unfinished if run.has_rows)
 
+    def setting(self, key: str) -> Any:
+        """The value of a setting by its dotted name, also of one that differs in another task alone."""
+        if key in self.settings or key in ORIGIN:
+            return self.settings.get(key)
+        return flat(self.config.identity("any", "any")).get(key)
+
     @property
     def num_planned(self) -> int:
         return len(self.entries)

@@ -68,7 +68,7 @@ _LOOKS = {
     "lasg_ps": ("#882255", "p", "-"),
     "lasg_pse": ("#999933", "<", "--"),
     "gd": ("#333333", "o", "-"),
-    "lag": ("#56B4E9", "^", "-."),
+    "lag": ("#56B4E9", "v", "-."),
     "qgd": ("#882255", "p", ":"),
     "top_j": ("#0072B2", "s", ":"),
     "iag": ("#999933", "<", "--"),
@@ -124,7 +124,7 @@ def looks(series: Iterable[Named]) -> dict[str, Look]:
 
 
 def _shades(labels: Sequence[str], line: str | tuple) -> dict[str, tuple]:
-    colors = matplotlib.colormaps["cividis"](np.linspace(*_SCALE, len(labels)))
+    colors = matplotlib.colormaps["viridis"](np.linspace(*_SCALE, len(labels)))
     shades = [matplotlib.colors.to_hex(color) for color in colors]
     return {
         label: (color, _MARKERS[number % len(_MARKERS)], line)

@@ -316,7 +316,7 @@ function listRuns() {
         name, run.task, run.label, run.seed,
         metric.startsWith("top") ? percent(at(metric)) : at(metric)?.toExponential(1) ?? "",
         grouped(at("rounds")),
-        run.crossing == null ? (run.has_baseline ? "not reached" : "no baseline") : grouped(run.crossing),
+        run.crossing != null ? grouped(run.crossing) : !run.has_baseline ? "no baseline" : run.ended ? "not reached" : "",
         percent(run.skipped, 1), run.device, run.status,
       ];
       const tr = element("tr", "");
