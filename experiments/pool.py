@@ -1,5 +1,6 @@
 """Runs as child processes, several at a time; none outlives the study, and each can be taken up again."""
 
+import contextlib
 import csv
 import json
 import os
@@ -121,8 +122,15 @@ class Job:
         if code in (EXIT_CODES["stopped"], -signal.SIGTERM):
             return "stopped", ""
         if code < 0:
-            return "failed", f"ended by {signal.Signals(-code).name}; the same command goes on from its last checkpoint"
+            last = f"ended by {signal.Signals(-code).name}; the same command goes on from its last checkpoint"
+        if code != 2:  # a mistake of the user's: nothing has begun
+            self._record_failure(last)
         return "failed", last
+
+    def _record_failure(self, reason: str) -> None:
+        """Tables and figures say of it that it failed, and why; to begin or go on, it counts as not run."""
+        with contextlib.suppress(UserError, OSError), self.folder.held():
+            self.folder.write_summary({"status": "failed", "reason": reason})
 
 
 class Pool:

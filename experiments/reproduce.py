@@ -36,7 +36,7 @@ from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import Command, Study, compose_grid, load_study, parse  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402
 from sasg.config import UNHASHED, Config, digest  # noqa: E402
-from sasg.errors import NothingFinished, UserError  # noqa: E402
+from sasg.errors import UserError  # noqa: E402
 from sasg.lifetime import outlive_terminal  # noqa: E402
 
 STOPPED = EXIT_CODES["stopped"]
@@ -136,17 +136,11 @@ def check_report(study: Study, configs: Sequence[Config]) -> None:
 
 def report(study: Study, configs: Sequence[Config], folder: Path) -> list[str]:
     """Write a study's tables and figures from the runs that are finished; what they say."""
-    from sasg.parts import build
     from sasg.report.runs import look_up
+    from sasg.report.writing import write_part
 
     entries = look_up(configs)
-    words = []
-    for number, part in enumerate(study.report):
-        try:
-            words.append(build(f"report[{number}]", part, entries=entries, folder=folder))
-        except NothingFinished as error:
-            words.append(str(error))
-    return words
+    return [write_part(f"report[{number}]", part, entries, folder) for number, part in enumerate(study.report)]
 
 
 def _settings(config: Config) -> str:

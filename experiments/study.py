@@ -28,7 +28,7 @@ class Study:
     methods: list[str]  # files of conf/algorithm, each followed by overrides of its own if any
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)  # of every run
-    report: list[dict[str, Any]] = field(default_factory=list)  # parts: f(entries, folder, **options) -> text
+    report: list[dict[str, Any]] = field(default_factory=list)  # parts: see sasg.report.writing
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,6 @@ class UserError(ValueError):
     """
 
 
-class NothingFinished(UserError):
-    """A table or figure of runs of which none is finished yet."""
-
-
 class NoSmoothness(UserError):
     """A smoothness constant was asked for where none is known."""
 

@@ -19,10 +19,9 @@ require("torch", "pandas")
 from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.comparison import compare  # noqa: E402
-from sasg.report.curves import flat  # noqa: E402
-from sasg.report.folders import entries_in  # noqa: E402
 from sasg.report.repetition import in_words  # noqa: E402
-from sasg.report.runs import Entry  # noqa: E402
+from sasg.report.runs import Entry, entries_in  # noqa: E402
+from sasg.report.series import flat  # noqa: E402
 
 
 def main() -> int:
@@ -34,20 +33,21 @@ def main() -> int:
     entries = [_entry(path) for path in (options.run, options.other)]
     for line in _settings(*entries):
         print(line)
-    found = compare(*(entry.run for entry in entries))
+    found = compare(*(entry.found for entry in entries))
     print("\n".join(in_words(found)))
     return 0 if found.identical else 1
 
 
 def _entry(path: Path) -> Entry:
     entries = entries_in([path])
-    if len(entries) > 1 or entries[0].run is None or not (path / "uploads.npz").exists():
+    run = entries[0].found
+    if len(entries) > 1 or run is None or not run.has_rows or not (path / "uploads.npz").exists():
         raise UserError(f"{path}: must be the folder of one run that has results (metrics.csv, uploads.npz)")
     return entries[0]
 
 
 def _settings(one: Entry, other: Entry) -> list[str]:
-    identities = [entry.run.identity for entry in (one, other)]
+    identities = [entry.found.identity for entry in (one, other)]
     data = [(identity["data_sha256"], identity["device"]) for identity in identities]
     a, b = (flat(entry.config.identity(*known)) for entry, known in zip((one, other), data, strict=True))
     keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]

@@ -13,13 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sasg.__main__ import telling_user_errors
-from sasg.errors import UserError
-from sasg.report.epochs import Epoch, LogRun, epochs_of, largest, read_log
-from sasg.report.folders import entries_in
-from sasg.report.names import method_name
-from sasg.report.runs import Entry
-from sasg.report.tables import as_markdown
+from sasg.environment import require
+
+require("torch", "pandas")
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.errors import UserError  # noqa: E402
+from sasg.report.epochs import Epoch, LogRun, epochs_of, largest, read_log  # noqa: E402
+from sasg.report.names import method_name  # noqa: E402
+from sasg.report.runs import Entry, entries_in  # noqa: E402
+from sasg.report.writing import as_markdown  # noqa: E402
 
 HEADER = ["Run", "Epoch", "Skipped, log", "run", "difference", "Loss, log", "run", "difference"]
 HEADER += ["Test accuracy %, log", "run", "difference"]

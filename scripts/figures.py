@@ -26,8 +26,8 @@ from omegaconf import OmegaConf  # noqa: E402
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import study_configs  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
-from sasg.parts import build  # noqa: E402
 from sasg.report.runs import look_up  # noqa: E402
+from sasg.report.writing import write_part  # noqa: E402
 from sasg.training.tracker import publish  # noqa: E402
 
 
@@ -48,7 +48,7 @@ def main() -> int:
         study = figures[name].pop("study")
         if study not in found:
             found[study] = look_up(study_configs(study, options.runs_dir))
-        print(build(name, figures[name], entries=found[study], folder=options.out))
+        print(write_part(name, figures[name], found[study], options.out))
     if options.wandb:
         results = Path(options.runs_dir).parent
         drawn = [f"{name}{suffix}" for name in options.figures or figures for suffix in (".png", ".pdf")]

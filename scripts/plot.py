@@ -24,7 +24,9 @@ require("torch", "pandas")
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.report.figures import lines  # noqa: E402
-from sasg.report.folders import entries_in  # noqa: E402
+from sasg.report.runs import entries_in  # noqa: E402
+from sasg.report.series import in_usual_order  # noqa: E402
+from sasg.report.style import save  # noqa: E402
 from sasg.report.times import links  # noqa: E402
 
 
@@ -39,7 +41,8 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out.with_suffix("") if options.out.suffix in (".png", ".pdf") else options.out
     x = options.x or ("seconds" if options.link else "rounds")
-    print(lines(entries_in(options.runs), out.parent, out.name, x, options.y, options.link))
+    figure = lines(in_usual_order(entries_in(options.runs)), x, options.y, options.link)
+    print(save(figure, out.parent, out.name))
     return 0
 
 

@@ -20,9 +20,9 @@ from sasg.environment import require
 require("torch", "pandas")
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
-from sasg.report.folders import entries_in  # noqa: E402
-from sasg.report.runs_table import header, rows  # noqa: E402
-from sasg.report.tables import as_csv, as_markdown, as_tex  # noqa: E402
+from sasg.report.runs import entries_in  # noqa: E402
+from sasg.report.series import in_usual_order  # noqa: E402
+from sasg.report.tables import any_runs  # noqa: E402
 from sasg.report.times import links  # noqa: E402
 
 
@@ -32,15 +32,11 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a folder of runs")
     parser.add_argument("--format", choices=("md", "csv", "tex"), default="md", help="default: md")
     parser.add_argument("--link", choices=links(), help="a link model of conf/link, for seconds to the baseline")
+    parser.add_argument("--columns", metavar="A,B", help="of the CSV: these alone, e.g. rounds,final_accuracy")
     options = parser.parse_args()
-    names, table = header(options.link), rows(entries_in(options.runs), options.link)
-    match options.format:
-        case "md":
-            print(as_markdown(names, table), end="")
-        case "csv":
-            print(as_csv([dict(zip(names, row, strict=True)) for row in table]), end="")
-        case "tex":
-            print(as_tex(names, table, "runs", "Means over seeds"), end="")
+    table = any_runs(in_usual_order(entries_in(options.runs)), options.link, options.columns)
+    texts = {"md": table.markdown, "csv": table.csv, "tex": lambda: table.tex("runs")}
+    print(texts[options.format](), end="")
     return 0
 
 

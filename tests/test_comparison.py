@@ -16,15 +16,15 @@ from experiments.study import compose_grid
 from sasg.__main__ import telling_user_errors
 from sasg.cluster.ledger import uplink_bits
 from sasg.config import Config
-from sasg.report import comparison, html, link_table, source_table
+from sasg.report import comparison, tables
 from sasg.report.comparison import compare
-from sasg.report.curves import all_series
-from sasg.report.folders import entries_in
-from sasg.report.runs import Entry, Run, look_up
-from sasg.report.runs_table import rows
+from sasg.report.runs import Entry, Run, entries_in, look_up
+from sasg.report.series import all_series
+from sasg.report.writing import write_part
 from sasg.training.run_folder import RunFolder, read_uploads
 from tests import small_runs
 
+DEVICES = {"kind": "sasg.report.comparison.table", "file": "devices"}
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "compare.py"
 
 
@@ -163,25 +163,25 @@ class TestDevices:
         return [replace(config, runs_dir=str(runs_dir), device="auto") for config in made[1]]
 
     def test_pairs_are_compared(self, configs, tmp_path):
-        comparison.write(look_up(configs), tmp_path, "devices")
+        write_part("report", DEVICES, look_up(configs), tmp_path)
         with open(tmp_path / "devices.csv") as file:
             rows = {row["method"]: row for row in csv.DictReader(file)}
-        assert rows.keys() == {"SGD", "SASG"}
-        assert rows["SASG"]["first_decisions"] == "41" and rows["SGD"]["first_decisions"] == "none"
-        assert float(rows["SASG"]["loss_differs_by"]) == pytest.approx(0.5)
-        assert float(rows["SGD"]["loss_differs_by"]) == 0.0
-        assert float(rows["SGD"]["ratio_minimum"]) == 1.0 and rows["SGD"]["pairs"] == "1"
+        assert rows.keys() == {"sgd", "sasg"}
+        assert rows["sasg"]["first_decisions"] == "41" and rows["sgd"]["first_decisions"] == "none"
+        assert float(rows["sasg"]["loss_differs_by"]) == pytest.approx(0.5)
+        assert float(rows["sgd"]["loss_differs_by"]) == 0.0
+        assert float(rows["sgd"]["ratio_minimum"]) == 1.0 and rows["sgd"]["pairs"] == "1"
         assert "| 41 |" in " ".join((tmp_path / "devices.md").read_text().split())
 
     def test_without_pairs_nothing_is_written(self, made, tmp_path):
-        assert "no configuration" in comparison.write(look_up(made[1]), tmp_path, "devices")
+        assert "nothing to compare" in write_part("report", DEVICES, look_up(made[1]), tmp_path)
         assert not list(tmp_path.glob("devices*"))
 
     def test_runs_that_never_cross_have_no_rounds(self, configs, tmp_path):
         for path in Path(configs[0].runs_dir).glob("*-sgd-*/summary.json"):
             path.write_text(json.dumps(json.loads(path.read_text()) | {"crossing": None}))
-        text = comparison.write(look_up(configs), tmp_path, "devices")
-        assert "| SGD    |     1 |" in text and "no pair crosses" in text
+        (row,) = [row.numbers for row in comparison.table(look_up(configs)).rows if row.numbers["method"] == "sgd"]
+        assert (row["pairs"], row["crossing"], row["rounds_cpu"], row["ratio_minimum"]) == (1, 0, None, None)
 
     def test_a_folder_with_both_is_not_averaged_over_them(self, configs):
         series = all_series(entries_in([Path(configs[0].runs_dir)]))
@@ -189,33 +189,26 @@ class TestDevices:
         assert labels == {f"{m} (device={d})": 1 for m in ("SGD", "SASG") for d in ("cpu", "cuda")}
         assert [one.label for one in all_series(look_up(configs))] == ["SGD", "SASG"]
 
-    def test_the_page_has_one_row_of_them(self, configs):
-        entries = entries_in([Path(configs[0].runs_dir)])
-        page = html.contents(entries, Path("missing.csv"))
-        rows = [row["cells"] for row in page["tables"][0]["rows"]]
-        assert [(row[1], row[-1]) for row in rows if row[0] == "Digits"] == [("SASG", "1 of 1"), ("SGD", "1 of 1")]
-        assert len(page["series"]) == len(page["runs"]) == 4
 
-
-def test_a_task_without_a_baseline_says_so(tmp_path):
+def test_a_task_without_a_baseline_says_so():
     config = compose_grid(["heterogeneous"], ["sasg"], [1])[0]
-    (row,) = rows([Entry(config, None)], "wan")
-    assert row.count("no baseline") == 5 and row[2] == "0 of 1"
+    (row,) = tables.any_runs([Entry(config, None)], "wan").cells
+    assert row.count("no baseline") == 5 and row[-1] == "not run"
 
 
 def test_everything_up_to_the_baseline_is_counted(made, tmp_path):
     entries = look_up([*made[1], *small_runs.grid(made[0], ["lasg"], [1])])
-    link_table.write(entries, tmp_path, "links")
+    write_part("report", {"kind": "sasg.report.tables.links", "file": "links"}, entries, tmp_path)
     with open(tmp_path / "links.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     crossing = next(entry.run for entry in entries if entry.method == "sasg").summary["crossing"]
-    row = rows["SASG"]
+    row = rows["sasg"]
     assert float(row["uplink_bits"]) == pytest.approx(uplink_bits(crossing, "log2"), rel=1e-5)
     assert float(row["downlink_bits"]) == pytest.approx(crossing["downlink_unicast_bits_log2"], rel=1e-5)
     assert 0 < float(row["seconds_gigabit"]) < float(row["seconds_wan"])
     # Serial gigabit: uploads, one after another, and every worker's download take at least their bits' time.
     assert float(row["seconds_gigabit"]) > uplink_bits(crossing, "log2") / 1e9
-    assert rows["LASG"]["uplink_bits"] == "" and rows["LASG"]["n"] == "0"
+    assert rows["lasg"]["uplink_bits"] == "" and rows["lasg"]["n"] == "0"
     assert "| LASG | not run |" in " ".join((tmp_path / "links.md").read_text().split())
 
 
@@ -231,8 +224,10 @@ def test_skips_are_told_by_source(tmp_path):
     (path / "metrics.csv").write_text("iteration\n8\n")
     final = {"top1": 0.8, "top1_cifar10": 0.7, "top1_mnist": 0.9, "top1_mnist_own_statistics": 0.95}
     summary = {"status": "finished", "final": final, "totals": {"rounds": 59}, "skipped_share": 21 / 80}
+    summary |= {"device": "a processor", "versions": {"torch": "2.0"}, "data": "images"}
     missing = Entry(replace(config, algorithm={**config.algorithm, "name": "other"}), None)
-    source_table.write([Entry(config, Run(path, identity, summary)), missing], tmp_path, "h", ["cifar10", "mnist"])
+    spec = {"kind": "sasg.report.tables.sources", "file": "h", "sources": ["cifar10", "mnist"]}
+    write_part("report", spec, [Entry(config, Run(path, identity, summary)), missing], tmp_path)
     with open(tmp_path / "h.csv") as file:
         row, other = csv.DictReader(file)
     assert float(row["skipped_cifar10"]) == pytest.approx(1 / 40) and float(row["skipped_mnist"]) == 0.5

@@ -50,6 +50,14 @@ def test_a_ledger_becomes_seconds():
     assert Link().run_seconds(totals, 10, 10, "int32") == {"upload": 0.0, "flags": 0.0, "download": 0.0}
 
 
+def test_where_nobody_uploads_flags_and_downloads_take_their_time():
+    totals = {"rounds": 0, "value_bits": 0, "index_bits_int32": 0, "flag_bits": 100}
+    totals["downlink_broadcast_bits_int32"] = 5000
+    link = Link(up_bits_per_second=100.0, down_bits_per_second=1000.0, latency_seconds=0.1)
+    seconds = link.run_seconds(totals, iterations=10, num_workers=10, code="int32")
+    assert seconds == pytest.approx({"upload": 0.0, "flags": 10 * 0.11, "download": 10 * 0.1 + 5.0})
+
+
 def test_times_along_a_run_add_up():
     """Two intervals: forty uploads in ten iterations, then ten in five."""
     first = {"iteration": 10, "rounds": 40, "value_bits": 4000, "flag_bits": 0, "index_bits_int32": 0,

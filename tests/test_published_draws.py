@@ -200,12 +200,11 @@ def test_what_has_no_published_draws_is_refused(tmp_path, words, says):
 def test_study(finished, tmp_path):
     entries = look_up([*finished, small("lasg", f"runs_dir={finished[0].runs_dir}")])
     write_rows(tmp_path / published_draws.REPLAY, "sgd", 3, replayed(finished[0]))
-    shown = published_draws.write(entries, tmp_path, "runs")
-    sgd, sasg, lasg = ([cell.strip() for cell in line.split("|")[1:-1]] for line in shown.splitlines()[2:5])
+    table = published_draws.table(entries, tmp_path / published_draws.REPLAY)
+    sgd, sasg, lasg = (list(cells) for cells in table.cells)
     assert sgd[6:] == ["2", "none", "0.0000", "0.00", "0"]
     assert sasg[6:] == ["not run"] * 5 and lasg[2:] == ["not run"] * 9
-    with (tmp_path / "runs_epochs.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(table.documents(tmp_path, "runs")["runs_epochs.csv"].splitlines()))
     assert [(row["method"], row["epoch"]) for row in rows] == [(m, e) for m in ("sgd", "sasg") for e in "12"]
     assert all(row["top1"] == row["replay_top1"] for row in rows[:2]) and not rows[2]["replay_top1"]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from experiments.study import compose_grid, load_study
 from sasg.cluster.ledger import COLUMNS
 from sasg.config import Config
 from sasg.errors import UserError
-from sasg.report import crossing_table
 from sasg.report.published import published
 from sasg.report.runs import look_up
-from sasg.report.tables import as_csv, as_markdown, as_tex
+from sasg.report.writing import as_csv, as_markdown, as_tex, write_part
+
+TABLE2 = {"kind": "sasg.report.tables.crossing", "file": "table2", "published": "table2"}
 
 VALUES = {"mnist": {"sgd": 407050, "sparse": 4071}, "cifar10": {"sgd": 11173962, "sparse": 111723}}
 """Uploaded values per round; 1 % of CIFAR-100's 11,220,132 parameters are 112,184."""
@@ -49,6 +51,7 @@ def finish(config: Config, rounds: int | None, accuracy: float = 0.983, status: 
     summary = {
         "status": status,
         "num_rows": 1,
+        "iterations": 100,
         "crossing": crossing,
         "final": {"top1": accuracy, "top5": 1.0},
         "skipped_share": 0.25,
@@ -79,7 +82,7 @@ def table(grid, tmp_path) -> dict[tuple[str, str, str], dict[str, str]]:
             finish(config, rounds[key])
         if config.task.name == "mnist" and key == ("sparse", 1):
             finish(config, None, status="diverged")
-    crossing_table.write(look_up(grid), tmp_path / "out", "table2", published="table2")
+    write_part("report", TABLE2, look_up(grid), tmp_path / "out")
     with (tmp_path / "out/table2.csv").open() as file:
         return {(row["task"], row["method"], row["quantity"]): row for row in csv.DictReader(file)}
 
@@ -88,8 +91,10 @@ def test_ours_beside_the_published(table):
     row = table["mnist", "sasg", "rounds"]
     assert (row["published"], row["mean"], row["minimum"], row["maximum"]) == ("22823", "22000", "20000", "24000")
     assert float(row["ratio"]) == pytest.approx(22000 / 22823, rel=1e-5)
-    assert (row["n"], row["n_planned"], row["status"]) == ("2", "2", "complete")
-    assert table["mnist", "sgd", "rounds"]["status"] == "1 of 2 run"
+    assert (row["n"], row["n_planned"], row["status"]) == ("2", "2", "2 of 2")
+    assert float(row["sd"]) == pytest.approx(2828.43)
+    assert (row["low"], row["high"]) == ("", "")  # no interval of two runs
+    assert table["mnist", "sgd", "rounds"]["status"] == "1 of 2"
 
 
 def test_real_bits_have_indices_and_flags(table):
@@ -100,10 +105,11 @@ def test_real_bits_have_indices_and_flags(table):
 
 def test_not_crossing_not_finishing_and_not_run_are_said(table):
     row = table["mnist", "lasg", "rounds"]
-    assert (row["mean"], row["ratio"], row["minimum"], row["status"]) == ("", "", "33000", "1 of 2 never cross")
+    assert (row["mean"], row["ratio"], row["minimum"], row["status"]) == ("", "", "33000", "2 of 2")
+    assert row["n_without_value"] == "1"
     assert table["mnist", "lasg", "final_accuracy"]["mean"] == "0.983"
     diverged = table["mnist", "sparse", "final_accuracy"]
-    assert (diverged["mean"], diverged["status"]) == ("", "1 of 1 diverged")
+    assert (diverged["mean"], diverged["status"]) == ("", "0 of 2; seed 1 diverged at iteration 100")
     row = table["cifar10", "sasg", "rounds"]
     assert (row["published"], row["mean"], row["n"], row["status"]) == ("90846", "", "0", "not run")
 
@@ -111,11 +117,24 @@ def test_not_crossing_not_finishing_and_not_run_are_said(table):
 def test_markdown_and_tex_say_the_same(table, tmp_path):
     markdown, tex = ((tmp_path / f"out/table2{end}").read_text() for end in (".md", ".tex"))
     cells = [cell.strip() for cell in next(line for line in markdown.splitlines() if "| SASG" in line).split("|")[1:-1]]
-    assert cells[:5] == ["mnist", "SASG", "22,823", "22,000", "0.96"]
-    assert cells[-3:] == ["98.30 %", "25.00 %", "2 of 2"]
-    assert " & ".join(cell.replace("%", r"\%") for cell in cells) in tex
+    assert cells[:5] == ["MNIST", "SASG", "22,823", "22,000 ± 2,828", "0.96"]
+    assert cells[-3:] == ["98.30 % ± 0.00 %", "25.00 %", "2 of 2"]
+    in_paper = [cells[place] for place in (0, 1, 2, 3, 5, 6, 9, 10)]
+    assert " & ".join(cell.replace("%", r"\%").replace("±", r"$\pm$") for cell in in_paper) in tex
     assert "1 of 2 cross" in markdown and "0 of 1 finish" in markdown and markdown.count("not run") >= 4
-    assert "mnist: 6 runs on cpu (a processor), torch 2.0; preset reference; data: the original images" in markdown
+    assert "MNIST: 6 runs on cpu (a processor), torch 2.0; preset reference; data: the original images" in markdown
+
+
+def test_each_row_names_its_runs(table, grid, tmp_path):
+    """Links from the table's folder to the runs' folders, and what became of runs that are not there."""
+    markdown = (tmp_path / "out/table2.md").read_text()
+    (line,) = [line for line in markdown.splitlines() if line.startswith("* SASG: ") and "runs/" in line]
+    links = re.findall(r"\[seed (\d+)\]\((.*?)\)", line)
+    assert [seed for seed, _ in links] == ["1", "19"]
+    for seed, path in links:
+        identity = json.loads((tmp_path / "out" / path / "config.yaml").read_text())
+        assert (identity["algorithm"]["name"], str(identity["seed"])) == ("sasg", seed)
+    assert re.search(r"\* Sparse: \[seed 1\]\(.*?\) diverged at iteration 100, seed 19 not run", markdown)
 
 
 def test_paired_comparison_over_equal_seeds(table, tmp_path):
@@ -127,7 +146,7 @@ def test_paired_comparison_over_equal_seeds(table, tmp_path):
 
 def test_same_bytes_again(table, grid, tmp_path):
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    crossing_table.write(look_up(grid), tmp_path / "out", "table2", published="table2")
+    write_part("report", TABLE2, look_up(grid), tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first
 
 

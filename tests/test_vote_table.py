@@ -8,7 +8,8 @@ import pytest
 from experiments.study import compose_grid, load_study
 from sasg.report.published import published
 from sasg.report.runs import look_up
-from sasg.report.vote_table import Scheme, compression, write
+from sasg.report.vote_table import Scheme, compression, table
+from sasg.report.writing import write_part
 from sasg.training.run import run
 from sasg.training.schedule import StepSchedule
 
@@ -70,7 +71,7 @@ def entries(tmp_path_factory):
 
 
 def test_measured_compressions(entries, tmp_path):
-    write(entries, tmp_path, "voting")
+    write_part("report", {"kind": "sasg.report.vote_table.table", "file": "voting"}, entries, tmp_path)
     with Path(tmp_path, "voting.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4 + 6  # the published ones that were not run
@@ -81,7 +82,8 @@ def test_measured_compressions(entries, tmp_path):
     assert float(rows["majority_vote"]["measured_log2"]) == pytest.approx(exact, rel=1e-5)
     for method in ("sparse", "majority_vote"):
         assert float(rows[method]["formula"]) == pytest.approx(78.7, abs=0.1)
-    found = {key: float(value) for key, value in rows["majority_vote"].items() if key.startswith(("measured", "whole"))}
+    measured = [f"measured_{code}" for code in ("log2", "delta", "entropy")]
+    found = {key: float(rows["majority_vote"][key]) for key in measured}
     assert found["measured_log2"] < found["measured_delta"] < found["measured_entropy"]
     quantised = rows["majority_vote_quantised_H2"]
     assert quantised["local_steps"] == "2" and quantised["published"] == "1001"
@@ -104,5 +106,5 @@ def test_codes_that_were_not_counted_are_left_out(tmp_path):
     found = look_up(configs)[0].run
     assert compression(found, "delta") is None
     assert compression(found, "log2") > 10
-    text = write(look_up(configs), tmp_path, "voting")
+    text = table(look_up(configs)).markdown()
     assert "Majority vote " in text and "x79" in text

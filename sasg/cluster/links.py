@@ -50,10 +50,9 @@ class Link:
 
         code: of the indices. num_local: workers in the server's process, whose share of the uploads takes no time.
         The ledger does not say how uploads spread over iterations: evenly, here; votes travel with uploads of values.
+        Where nobody uploads, flags and the update to every worker take their time all the same.
         """
-        if not totals["rounds"]:
-            return {"upload": 0.0, "flags": 0.0, "download": 0.0}
-        bits = (uplink_bits(totals, code) - totals["flag_bits"]) / totals["rounds"]
+        bits = (uplink_bits(totals, code) - totals["flag_bits"]) / max(1, totals["rounds"])
         remote = totals["rounds"] / iterations * (1 - num_local / num_workers)
         flag_seconds = self.latency_seconds + _seconds(1, self.up_bits_per_second) if totals["flag_bits"] else 0.0
         down = _seconds(totals[f"downlink_broadcast_bits_{code}"], self.down_bits_per_second)

@@ -1,30 +1,30 @@
 """Two runs of one configuration side by side: from where on do they differ?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sasg.errors import UserError
-from sasg.report.curves import TRIGGER_COLUMNS, Series, all_series, settings
-from sasg.report.names import percent, task_name
+from sasg.report.columns import Given, count
+from sasg.report.curves import TRIGGER_COLUMNS
+from sasg.report.names import percent
 from sasg.report.runs import Entry, Run, look_up
-from sasg.report.tables import Table
+from sasg.report.series import Series, all_series
+from sasg.report.writing import Table
 from sasg.training.run_folder import read_uploads
 
 _CAPTION = "The same runs on a CPU and on a GPU"
 _NOTES = """Pairs of runs with equal settings, seeds and data, so equal starting weights and samples. First decision
 that differs: the first iteration (from 1) in which not the same workers upload, by seed; until then rounding has
 changed no decision. Loss differs by: the relative difference of the first training loss (of 100 iterations), the
-largest over seeds. Rounds: to the baseline, means over the pairs in which both runs cross it. Ratio: GPU / CPU, range
-over pairs.
+largest over seeds. Rounds: to the baseline, means over the pairs in which both runs cross it. Ratio: GPU / CPU, least
+and largest over pairs.
 """
 _MEANS = ("training_loss", *TRIGGER_COLUMNS)
-HEADER = ["Task", "Method", "Pairs", "Loss differs by", "First decision that differs", "Rounds CPU", "Rounds GPU"]
-HEADER += ["Ratio", "Final accuracy CPU", "Final accuracy GPU"]
 
 
 @dataclass(frozen=True)
@@ -78,53 +78,72 @@ def compare(one: Run, other: Run) -> Comparison:
     )
 
 
-def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Write FILE.csv, FILE.md and FILE.tex of the methods that have runs on both; returns what to print."""
-    found = [row for one in all_series(entries) if (row := _numbers(one, entries)) is not None]
-    if not found:
-        return "no configuration was run on a CPU and on a GPU"
-    rows = [_cells(row) for row in found]
-    return Table(found, HEADER, rows, _CAPTION, _NOTES).write(folder, file)
+@dataclass(frozen=True)
+class _Pairs:
+    """A method's runs on both devices, [(CPU, GPU)], and what is said of them."""
+
+    entries: list[tuple[Entry, Entry]]
+
+    @cached_property
+    def compared(self) -> list[Comparison]:
+        return [compare(cpu.run, gpu.run) for cpu, gpu in self.entries]
+
+    @cached_property
+    def rounds(self) -> np.ndarray:
+        """To the baseline, of the pairs in which both runs cross it, [n, 2]."""
+        crossings = [(cpu.run.crossing, gpu.run.crossing) for cpu, gpu in self.entries]
+        return np.array([[at["rounds"] for at in pair] for pair in crossings if None not in pair]).reshape(-1, 2)
+
+    def final(self, place: int) -> float:
+        return float(np.mean([pair[place].run.summary["final"]["top1"] for pair in self.entries]))
 
 
-def _numbers(one: Series, entries: Sequence[Entry]) -> dict[str, Any] | None:
-    own = settings(one.config)
-    configs = [entry.config for entry in entries if settings(entry.config) == own]
-    pairs = [[entry.run for entry in look_up([replace(c, device=d) for d in ("cpu", "cuda")])] for c in configs]
-    pairs = [pair for pair in pairs if None not in pair]
-    if not pairs:
-        return None
-    compared = [compare(*pair) for pair in pairs]
-    rounds = [[run.summary["crossing"] and run.summary["crossing"]["rounds"] for run in pair] for pair in pairs]
-    rounds = np.array([pair for pair in rounds if None not in pair], dtype=float).reshape(-1, 2)
-    ratios = rounds[:, 1] / rounds[:, 0]
-    final = np.array([[run.summary["final"]["top1"] for run in pair] for pair in pairs])
-    return {
-        "task": one.task,
-        "method": one.label,
-        "pairs": len(pairs),
-        "loss_differs_by": max(found.loss_differs_by or 0.0 for found in compared),
-        "first_decisions": " ".join(str(found.first_decision or "none") for found in compared),
-        "rounds_cpu": rounds[:, 0].mean() if len(rounds) else None,
-        "rounds_gpu": rounds[:, 1].mean() if len(rounds) else None,
-        "ratio_minimum": ratios.min() if len(rounds) else None,
-        "ratio_maximum": ratios.max() if len(rounds) else None,
-        "final_cpu": float(final[:, 0].mean()),
-        "final_gpu": float(final[:, 1].mean()),
-    }
+def table(entries: Sequence[Entry]) -> Table:
+    """The methods that have runs on a CPU and on a GPU."""
+    found = {}
+    series = []
+    for one in all_series(entries):
+        if (pairs := _pairs(one)).entries:
+            found[one.task, one.label] = pairs
+            series.append(replace(one, entries=tuple(entry for pair in pairs.entries for entry in pair)))
 
+    def given(key: str, title: str, of: Callable[[_Pairs], Any], form: Callable[[Any], str] = str) -> Given:
+        return Given(key, title, lambda one: of(found[one.task, one.label]), form)
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    crossed = row["rounds_cpu"] is not None
-    return [
-        task_name(row["task"]),
-        row["method"],
-        str(row["pairs"]),
-        f"{row['loss_differs_by']:.1e}",
-        "none" if set(row["first_decisions"].split()) == {"none"} else row["first_decisions"].replace(" ", ", "),
-        f"{row['rounds_cpu']:,.0f}" if crossed else "no pair crosses",
-        f"{row['rounds_gpu']:,.0f}" if crossed else "no pair crosses",
-        f"{row['ratio_minimum']:.2f} to {row['ratio_maximum']:.2f}" if crossed else "",
-        percent(row["final_cpu"]),
-        percent(row["final_gpu"]),
+    def of_rounds(key: str, title: str, of: Callable[[np.ndarray], float], form: Callable[[float], str]) -> Given:
+        return given(key, title, lambda pairs: float(of(pairs.rounds)) if len(pairs.rounds) else None, form)
+
+    columns = [
+        given("pairs", "Pairs", lambda pairs: len(pairs.entries)),
+        given("loss_differs_by", "Loss differs by", _loss_differs_by, "{:.1e}".format),
+        given("first_decisions", "First decision that differs", _first_decisions, _list),
+        given("crossing", "Pairs that cross", lambda pairs: len(pairs.rounds)),
+        of_rounds("rounds_cpu", "Rounds CPU", lambda rounds: rounds[:, 0].mean(), count),
+        of_rounds("rounds_gpu", "Rounds GPU", lambda rounds: rounds[:, 1].mean(), count),
+        of_rounds("ratio_minimum", "Least ratio", lambda rounds: (rounds[:, 1] / rounds[:, 0]).min(), "{:.2f}".format),
+        of_rounds("ratio_maximum", "Largest", lambda rounds: (rounds[:, 1] / rounds[:, 0]).max(), "{:.2f}".format),
+        given("final_cpu", "Final accuracy CPU", lambda pairs: pairs.final(0), percent),
+        given("final_gpu", "Final accuracy GPU", lambda pairs: pairs.final(1), percent),
     ]
+    return Table.of(_CAPTION, series, columns, _NOTES)
+
+
+def _pairs(one: Series) -> _Pairs:
+    both = [look_up([replace(entry.config, device=device) for device in ("cpu", "cuda")]) for entry in one.entries]
+    return _Pairs([(cpu, gpu) for cpu, gpu in both if _finished(cpu) and _finished(gpu)])
+
+
+def _finished(entry: Entry) -> bool:
+    return entry.run is not None and entry.run.status == "finished"
+
+
+def _loss_differs_by(pairs: _Pairs) -> float:
+    return max(found.loss_differs_by or 0.0 for found in pairs.compared)
+
+
+def _first_decisions(pairs: _Pairs) -> str:
+    return " ".join(str(found.first_decision or "none") for found in pairs.compared)
+
+
+def _list(decisions: str) -> str:
+    return "none" if set(decisions.split()) == {"none"} else decisions.replace(" ", ", ")

@@ -1,294 +1,320 @@
-"""Figures from run folders, as parts of a report: f(entries, folder, file, **options) -> what to print.
+"""Figures from run folders, as parts of a report: f(entries, **options) -> Figure.
 
 A line is the mean over the seeds, its band their range. What was not run leaves a panel that says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sasg.errors import NothingFinished, UserError
+from sasg.errors import UserError
 from sasg.problem.problem import OWN_STATISTICS
-from sasg.report.curves import CODE, Series, all_series, by_task, frame, metric_of, upload_shares
-from sasg.report.names import family, metric_label, task_name
-from sasg.report.panels import (
-    AXIS_LABELS,
-    BAND,
-    draw,
-    draw_one,
-    gap,
-    legend,
-    letter,
-    log_y,
-    title,
-    zoom_on_baseline,
-)
+from sasg.report.curves import frame, upload_shares
+from sasg.report.names import family, method_name, task_name
+from sasg.report.panels import AXIS_LABELS, BAND, draw, gap, legend, letter, log_y, panel, percent_tick, title
 from sasg.report.runs import Entry
-from sasg.report.style import COLUMN, PAGE, Look, drawing, new_figure, save
+from sasg.report.series import Series, all_series, by_task, metric_of
+from sasg.report.style import COLUMN, PAGE, Look, drawing, looks, new_figure
 from sasg.report.times import frame_with_seconds, links
 
-_MARKERS = "osD^v<>p"
+_SHARE = "share of iterations\nwith an upload"
+_MOST_LINES = 8
+"""In one panel; more are told apart in several."""
 
 
-def accuracy(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Test accuracy against rounds and against real uplink bits, a row per task.
-
-    UserError: none of the runs is finished.
-    """
-    tasks = by_task(all_series(entries))
-    if not any(entry.run for entry in entries):
-        raise NothingFinished(f"{folder / file}: no finished run to draw")
-    with drawing():
-        figure, axes = new_figure(PAGE, 2.3 * len(tasks) + 0.3, len(tasks), 2, sharey="row")
-        for (task, series), (left, right) in zip(tasks.items(), axes, strict=True):
-            if gap((left, right), task, series):
-                continue
-            metric = metric_of(series)
-            for axis, x in ((left, "rounds"), (right, "uplink_bits")):
-                draw(axis, series, x, metric)
-                axis.set_xlabel(AXIS_LABELS[x])
-            zoom_on_baseline(left, series, metric)
-            right.set_xscale("log")
-            left.set_ylabel(metric_label(metric))
-            left.set_title(title(task, series), loc="left")
-        legend(figure, [one for series in tasks.values() for one in series])
-        return save(figure, folder, file)
+def accuracy(entries: Sequence[Entry]) -> Figure:
+    """Test accuracy against rounds and against real uplink bits, a row per task."""
+    return accuracy_by_cost(entries, ("rounds", "uplink_bits"))
 
 
 def accuracy_by_cost(
-    entries: Sequence[Entry],
-    folder: Path,
-    file: str,
-    costs: tuple[str, ...] = ("rounds", "uplink_bits", "downlink_bits"),
-) -> str:
+    entries: Sequence[Entry], costs: tuple[str, ...] = ("rounds", "uplink_bits", "downlink_bits")
+) -> Figure:
     """Test accuracy against several costs, a row of panels per task."""
     tasks = by_task(all_series(entries))
     with drawing():
-        figure, axes = new_figure(PAGE, 2.2 * len(tasks) + 0.5, len(tasks), len(costs), sharey="row")
+        figure, axes = new_figure(PAGE, 2.2 * len(tasks) + 0.4, len(tasks), len(costs), sharey="row")
+        appearance = _looks(tasks)
         for (task, series), row in zip(tasks.items(), axes, strict=True):
             row[0].set_title(title(task, series), loc="left")
             if gap(row, task, series):
                 continue
-            for axis, cost in zip(row, costs, strict=True):
-                draw(axis, series, cost, metric_of(series))
-                axis.set_xlabel(AXIS_LABELS.get(cost, cost))
-                if "bits" in cost:
-                    axis.set_xscale("log")
-            zoom_on_baseline(row[0], series, metric_of(series))
-            row[0].set_ylabel(metric_label(metric_of(series)))
-        legend(figure, [one for series in tasks.values() for one in series])
-        return save(figure, folder, file)
+            for number, (axis, cost) in enumerate(zip(row, costs, strict=True)):
+                panel(axis, series, appearance, cost, "accuracy", words=axis is row[-1])
+                if number:
+                    axis.set_ylabel("")
+        return _with_legend(figure, tasks, appearance)
 
 
-def lines(
-    entries: Sequence[Entry], folder: Path, file: str, x: str = "rounds", y: str = "accuracy", link: str | None = None
-) -> str:
+def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link: str | None = None) -> Figure:
     """Any column against any other one, a panel per task; "accuracy" is the one that the task is judged by.
 
-    link: of conf/link; there is a column "seconds" then, of communication.
+    Where a task has many series, a panel per method, or per value of the settings that have the fewest.
+    link: of conf/link; there is a column "seconds" then, of communication. UserError: there is no such column.
     """
     tasks = by_task(all_series(entries))
     read = partial(frame_with_seconds, link=links()[link]) if link else frame
+    facets = [(task, words, part) for task, series in tasks.items() for words, part in _facets(series)]
+    columns = min(len(facets), 3)
+    rows = -(-len(facets) // columns)
     with drawing():
-        figure, (axes,) = new_figure(max(COLUMN, min(PAGE, 2.6 * len(tasks))), 2.6, 1, len(tasks))
-        for axis, (task, series) in zip(axes, tasks.items(), strict=True):
-            axis.set_title(title(task, series), loc="left")
-            if gap((axis,), task, series):
+        width = max(COLUMN, min(PAGE, 2.6 * columns))
+        figure, axes = new_figure(width, 2.3 * rows + 0.3, rows, columns)
+        appearance = looks(one for _, _, part in facets for one in part)
+        for axis in axes.flat[len(facets) :]:
+            axis.set_axis_off()
+        for axis, (task, words, part) in zip(axes.flat, facets, strict=False):
+            axis.set_title("\n".join(filter(None, [title(task, part), words])), loc="left")
+            if gap((axis,), task, part):
                 continue
-            column = metric_of(series) if y == "accuracy" else y
-            if missing := {x, column} - set(read(next(one for one in series if one.runs).runs[0])):
+            column = metric_of(part) if y == "accuracy" else y
+            if missing := {x, column} - set(read(next(one for one in part if one.drawn).drawn[0])):
                 raise UserError(f"{', '.join(sorted(missing))}: no column of {task}'s metrics")
-            draw(axis, series, x, column, read)
-            axis.set_xlabel(f"{AXIS_LABELS.get(x, x)}{f' ({link})' if x == 'seconds' else ''}")
-            axis.set_ylabel(AXIS_LABELS.get(column, metric_label(column)))
-            if "bits" in x or x == "seconds":
-                axis.set_xscale("log")
-            if column == metric_of(series):
-                zoom_on_baseline(axis, series, column)
-            elif y == "training_loss":
-                log_y(axis)
-        legend(figure, [one for series in tasks.values() for one in series])
-        return save(figure, folder, file)
+            panel(axis, part, appearance, x, column, read=read)
+            if x == "seconds":
+                axis.set_xlabel(f"{AXIS_LABELS[x]} ({link})")
+        return _with_legend(figure, tasks, appearance)
 
 
-def accuracy_and_loss(entries: Sequence[Entry], folder: Path, file: str) -> str:
+def _facets(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
+    """Series in groups of few enough for a panel, and what each group has in common.
+
+    Then the labels tell what is left: equal ones in several panels have one look.
+    """
+    varying = [key for key in series[0].settings if len({str(one.setting(key)) for one in series}) > 1]
+    varying.sort(key=lambda key: len({str(one.setting(key)) for one in series}))
+    splits: list[Callable[[Series], str]] = [lambda one: method_name(one.method)]
+    splits += [lambda one, key=key: _word(one, key) for key in varying[:-1]]
+    groups = [("", list(series))]
+    used = 0
+    while used < len(splits) and max(len(part) for _, part in groups) > _MOST_LINES:
+        groups = [group for words, part in groups for group in _split(words, part, splits[used])]
+        used += 1
+    left = varying[max(0, used - 1) :] if used else []
+    return [(words, [_with_label(one, left) for one in part]) for words, part in groups]
+
+
+def _split(words: str, part: Sequence[Series], by: Callable[[Series], str]) -> list[tuple[str, list[Series]]]:
+    values = dict.fromkeys(map(by, part))
+    return [(", ".join(filter(None, [words, v])), [one for one in part if by(one) == v]) for v in values]
+
+
+def _with_label(one: Series, keys: Sequence[str]) -> Series:
+    return replace(one, label=", ".join(_word(one, key) for key in keys)) if keys else one
+
+
+def _word(one: Series, key: str) -> str:
+    return f"{key.rpartition('.')[2]}={one.setting(key)}"
+
+
+def accuracy_and_loss(entries: Sequence[Entry]) -> Figure:
     """Figure 2: test accuracy (above) and training loss (below) against rounds, a column per task."""
+    return _columns_of_tasks(entries, (("rounds", "accuracy"), ("rounds", "training_loss")))
+
+
+def real_bits(entries: Sequence[Entry]) -> Figure:
+    """Accuracy against real bits: uplink with indices and flags (above), and with every worker's download (below)."""
+    return _columns_of_tasks(entries, (("uplink_bits", "accuracy"), ("real_bits", "accuracy")))
+
+
+def _columns_of_tasks(entries: Sequence[Entry], rows: tuple[tuple[str, str], tuple[str, str]]) -> Figure:
+    """A column per task, and in it a panel for each (x, y)."""
     tasks = by_task(all_series(entries))
     with drawing():
-        figure, axes = new_figure(PAGE, 3.7, 2, len(tasks))
+        figure, axes = new_figure(PAGE, 3.7, len(rows), len(tasks))
+        appearance = _looks(tasks)
         for column, (task, series) in enumerate(tasks.items()):
-            above, below = axes[:, column]
-            above.set_title(f"({letter(column)}) {title(task, series)}", loc="left")
-            below.set_title(f"({letter(column + len(tasks))}) {task_name(task)}", loc="left")
-            if gap((above, below), task, series):
-                continue
-            metric = metric_of(series)
-            draw(above, series, "rounds", metric)
-            zoom_on_baseline(above, series, metric)
-            above.set_ylabel(metric_label(metric))
-            draw(below, series, "rounds", "training_loss")
-            log_y(below)
-            below.set_ylabel("training loss")
-            below.set_xlabel(AXIS_LABELS["rounds"])
-        legend(figure, [one for series in tasks.values() for one in series])
-        return save(figure, folder, file)
+            for row, (x, y) in enumerate(rows):
+                axis = axes[row, column]
+                number = letter(column + row * len(tasks))
+                axis.set_title(f"({number}) {task_name(task) if row else title(task, series)}", loc="left")
+                if not gap((axis,), task, series):
+                    panel(axis, series, appearance, x, y)
+        return _with_legend(figure, tasks, appearance)
 
 
-def densities(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Figure 4: accuracy and loss against rounds for several densities, SASG (solid) beside Sparse (dashed)."""
+def densities(entries: Sequence[Entry]) -> Figure:
+    """Figure 4: accuracy (above) and loss (below) against rounds, SASG beside Sparse, a column per density."""
     series = all_series(entries)
-    task = series[0].task
     levels = sorted({_density(one) for one in series})
-    colors = matplotlib.colormaps["cividis"](np.linspace(0.0, 0.85, len(levels)))
+    appearance = {one.label: _family_look(one) for one in series}
     with drawing():
-        figure, axes = new_figure(PAGE, 2.5, 1, 2)
-        for number, (axis, y) in enumerate(zip(axes[0], (metric_of(series), "training_loss"), strict=True)):
-            axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
-            if gap((axis,), task, series):
+        figure, axes = new_figure(PAGE, 3.5, 2, len(levels), sharex=True, sharey="row")
+        for column, level in enumerate(levels):
+            part = [one for one in series if _density(one) == level]
+            above, below = axes[:, column]
+            above.set_title(f"({letter(column)}) density {percent_tick(level)}", loc="left")
+            below.set_title(f"({letter(column + len(levels))})", loc="left")
+            if gap((above, below), part[0].task, part):
                 continue
-            for one in series:
-                level = levels.index(_density(one))
-                line = "-" if family(one.method) == "sasg" else "--"
-                draw_one(axis, one, "rounds", y, Look(one.label, colors[level], _MARKERS[level % len(_MARKERS)], line))
-            axis.set_xlabel(AXIS_LABELS["rounds"])
-            axis.set_ylabel("training loss" if y == "training_loss" else metric_label(y))
-            if y == "training_loss":
-                log_y(axis)
-            else:
-                zoom_on_baseline(axis, series, y)
-        handles = [
-            Line2D([], [], color=color, marker=marker, label=f"density {100 * level:g} %")
-            for color, marker, level in zip(colors, _MARKERS, levels)
-        ]
-        for line, name in (("-", "SASG"), ("--", "Sparse")):
-            handles.append(Line2D([], [], color="#333333", linestyle=line, label=name))
-        options = {"columnspacing": 1.2, "handlelength": 2.2}
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), **options)
-        return save(figure, folder, file)
+            for axis, y in ((above, "accuracy"), (below, "training_loss")):
+                panel(axis, part, appearance, "rounds", y, words=level == levels[-1])
+                axis.set_ylabel("" if column else f"{title(part[0].task, part)}\n{axis.get_ylabel()}")
+            above.set_xlabel("")
+        _share_limits(axes)
+        shown = {look.label: look for look in appearance.values()}
+        legend(figure, shown.values(), with_baseline=_baseline_words(series))
+        return figure
 
 
-def accuracy_by_source(entries: Sequence[Entry], folder: Path, file: str, sources: tuple[str, ...]) -> str:
+def _family_look(one: Series) -> Look:
+    """A variant's is that of the method it belongs to."""
+    base = replace(one, method=family(one.method), label=method_name(family(one.method)))
+    return looks([base])[base.label]
+
+
+def _share_limits(axes: np.ndarray) -> None:
+    """Of rows that share an axis each panel has set its own limits: the widest show all lines."""
+    for row in axes:
+        shown = [axis for axis in row if axis.lines]
+        if shown:
+            limits = [axis.get_ylim() for axis in shown]
+            row[0].set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def accuracy_by_source(entries: Sequence[Entry], sources: tuple[str, ...]) -> Figure:
     """Figure 5: mean accuracy, the accuracy on each source's own test set, and training loss, against rounds.
 
     In a second row with each source's own BatchNorm statistics, where all runs have them.
     """
     series = all_series(entries)
     task = series[0].task
-    accuracies = {"top1": "mean top-1 accuracy"}
-    accuracies |= {f"top1_{source}": f"{task_name(source)} top-1 accuracy" for source in sources}
-    own = {f"{y}{OWN_STATISTICS}": f"{label},\nown statistics" for y, label in accuracies.items()}
-    panels = {**accuracies, "training_loss": "training loss"}
-    num_rows = 1
-    if all(set(own) <= set(run.metrics) for one in series for run in one.runs):
-        panels, num_rows = panels | own, 2
+    shared = {"top1": "mean top-1 accuracy"}
+    shared |= {f"top1_{source}": f"{task_name(source)} top-1 accuracy" for source in sources}
+    own = {f"{y}{OWN_STATISTICS}": f"{label},\nown statistics" for y, label in shared.items()}
+    drawn = [run for one in series for run in one.drawn]
+    rows = [shared, own] if all(set(own) <= set(run.metrics) for run in drawn) else [shared]
     with drawing():
-        figure, axes = new_figure(PAGE, 2.1 * num_rows, num_rows, len(accuracies) + 1)
-        for axis in axes.flat[len(panels) :]:
-            axis.set_axis_off()
-        for number, (axis, (y, label)) in enumerate(zip(axes.flat, panels.items())):
+        figure, places = new_figure(PAGE, 2.1 * len(rows), len(rows), len(shared) + 1)
+        appearance = looks(series)
+        loss = _merged(figure, places[:, -1])
+        filled = zip(places, rows, strict=True)
+        panels = [(axis, y, label) for row, names in filled for axis, (y, label) in zip(row, names.items())]
+        for number, (axis, y, label) in enumerate([*panels, (loss, "training_loss", "training loss")]):
             axis.set_title(f"({letter(number)}) {title(task, series) if number == 0 else ''}", loc="left")
             if gap((axis,), task, series):
                 continue
-            draw(axis, series, "rounds", y)
+            draw(axis, series, appearance, "rounds", y)
             axis.set_xlabel("rounds")
             axis.set_ylabel(label)
             if y == "training_loss":
                 log_y(axis)
-        legend(figure, series)
-        return save(figure, folder, file)
+            else:
+                axis.yaxis.set_major_formatter(percent_tick)
+        legend(figure, appearance.values())
+        return figure
 
 
-def real_bits(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Accuracy against real bits: uplink with indices and flags (above), and with every worker's download (below)."""
-    tasks = by_task(all_series(entries))
-    rows = {"uplink_bits": f"uplink bits ({CODE} indices, flags)", "real_bits": "uplink + downlink bits (unicast)"}
-    with drawing():
-        figure, axes = new_figure(PAGE, 3.7, 2, len(tasks))
-        for column, (task, series) in enumerate(tasks.items()):
-            for row, (x, label) in enumerate(rows.items()):
-                axis = axes[row, column]
-                number = letter(column + row * len(tasks))
-                axis.set_title(f"({number}) {task_name(task) if row else title(task, series)}", loc="left")
-                if gap((axis,), task, series):
-                    continue
-                draw(axis, series, x, metric_of(series))
-                axis.set_xscale("log")
-                zoom_on_baseline(axis, series, metric_of(series))
-                axis.set_ylabel(metric_label(metric_of(series)))
-                axis.set_xlabel(label)
-        legend(figure, [one for series in tasks.values() for one in series])
-        return save(figure, folder, file)
+def _merged(figure: Figure, column: np.ndarray) -> Axes:
+    """One panel in the place of a column of them."""
+    grid = column[0].get_subplotspec().get_gridspec()
+    for axis in column:
+        axis.remove()
+    return figure.add_subplot(grid[:, -1])
 
 
-def uploads(
-    entries: Sequence[Entry], folder: Path, file: str, methods: tuple[str, ...] = ("lasg", "sasg"), bins: int = 60
-) -> str:
-    """The share of each worker's iterations with an upload, along the training: a heat map per task and method."""
+def uploads(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sasg"), bins: int = 60) -> Figure:
+    """The share of each worker's iterations with an upload, along the training: a heat map per task and series."""
     tasks = by_task(one for one in all_series(entries) if one.method in methods)
+    num_rows = max(map(len, tasks.values()))
     with drawing():
-        figure, axes = new_figure(PAGE, 1.25 * len(methods) + 0.5, len(methods), len(tasks))
+        figure, axes = new_figure(PAGE, 1.25 * num_rows + 0.5, num_rows, len(tasks))
         image = None
-        for column, (task, series) in enumerate(tasks.items()):
-            for one in series:
-                row = methods.index(one.method)
-                axis = axes[row, column]
-                number = letter(row * len(tasks) + column)
-                axis.set_title(f"({number}) {task_name(task)}, {one.label}, {one.status}", loc="left")
-                if gap((axis,), task, [one]):
-                    continue
-                shares = np.mean([upload_shares(run, bins) for run in one.runs], axis=0)
-                epochs = one.runs[0].summary["final"]["epoch"]
-                extent = (0, epochs, len(shares) + 0.5, 0.5)
-                image = axis.imshow(
-                    shares, aspect="auto", extent=extent, cmap="cividis", vmin=0, vmax=1, interpolation="nearest"
-                )
-                axis.grid(False)
-                axis.set_yticks(range(1, len(shares) + 1, 3))
-                axis.set_ylabel("worker")
-                axis.set_xlabel("epoch")
+        for number, (axis, one) in enumerate(_grid(axes, tasks)):
+            axis.set_title(f"({letter(number)}) {task_name(one.task)}, {one.label}, {_n(one)}", loc="left")
+            if gap((axis,), one.task, [one]):
+                continue
+            shares = np.mean([upload_shares(run, bins) for run in one.drawn], axis=0)
+            epochs = one.drawn[0].metrics["epoch"].iloc[-1]
+            image = axis.imshow(
+                shares,
+                aspect="auto",
+                extent=(0, epochs, len(shares) + 0.5, 0.5),
+                cmap="cividis",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
+            axis.grid(False)
+            axis.set_yticks(range(1, len(shares) + 1, 3))
+            axis.set_ylabel("worker")
+            axis.set_xlabel("epoch")
         if image is not None:
-            figure.colorbar(image, ax=axes, label="share of iterations\nwith an upload", shrink=0.8, pad=0.01)
-        return save(figure, folder, file)
+            figure.colorbar(image, ax=axes, label=_SHARE, format=percent_tick, shrink=0.8, pad=0.01)
+        return figure
 
 
-def thresholds(entries: Sequence[Entry], folder: Path, file: str, methods: tuple[str, ...] = ("lasg", "sasg")) -> str:
+def _grid(axes: np.ndarray, tasks: Mapping[str, Sequence[Series]]) -> list[tuple[Axes, Series]]:
+    """A column per task and in it a panel per series, by rows; what is left over is switched off."""
+    placed = []
+    for row, panels in enumerate(axes):
+        for axis, series in zip(panels, tasks.values(), strict=True):
+            if row < len(series):
+                placed.append((axis, series[row]))
+            else:
+                axis.set_axis_off()
+    return placed
+
+
+def _n(one: Series) -> str:
+    return f"n = {len(one.drawn)}" if one.drawn else one.missing
+
+
+_THRESHOLD, _DIFFERENCE = "#000000", "#009E73"  # no method's
+
+
+def thresholds(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sasg")) -> Figure:
     """What the trigger compares along one run: the threshold, and the workers' squared gradient differences."""
     tasks = by_task(one for one in all_series(entries) if one.method in methods)
+    num_rows = max(map(len, tasks.values()))
     with drawing():
-        figure, axes = new_figure(PAGE, 1.5 * len(methods) + 0.4, len(methods), len(tasks))
-        for column, (task, series) in enumerate(tasks.items()):
-            for one in series:
-                row = methods.index(one.method)
-                axis = axes[row, column]
-                seed = f", seed {one.runs[0].identity['seed']}" if one.runs else ""
-                number = letter(row * len(tasks) + column)
-                axis.set_title(f"({number}) {task_name(task)}, {one.label}{seed}", loc="left")
-                if gap((axis,), task, [one]):
-                    continue
-                _draw_threshold(axis, frame(one.runs[0]))
+        figure, axes = new_figure(PAGE, 1.5 * num_rows + 0.4, num_rows, len(tasks))
+        for number, (axis, one) in enumerate(_grid(axes, tasks)):
+            seed = f", seed {one.drawn[0].identity['seed']}" if one.drawn else ""
+            axis.set_title(f"({letter(number)}) {task_name(one.task)}, {one.label}{seed}", loc="left")
+            if not gap((axis,), one.task, [one]):
+                _draw_threshold(axis, frame(one.drawn[0]))
         handles = [
-            Line2D([], [], color="#D55E00", label="threshold (mean)"),
-            Line2D([], [], color="#0072B2", linestyle="-.", label="squared difference (mean; band: least to largest)"),
+            Line2D([], [], color=_THRESHOLD, label="threshold (mean)"),
+            Line2D([], [], color=_DIFFERENCE, linestyle="-.", label="squared difference (mean; band: range)"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
-        return save(figure, folder, file)
+        return figure
 
 
 def _draw_threshold(axis: Axes, table: pd.DataFrame) -> None:
     table = table[table["threshold"].notna()]
     smallest = table["difference_min"].clip(lower=table["difference_mean"].min() * 1e-6)
-    axis.fill_between(table["epoch"], smallest, table["difference_max"], color="#0072B2", alpha=BAND, linewidth=0)
-    axis.plot(table["epoch"], table["difference_mean"], color="#0072B2", linestyle="-.")
-    axis.plot(table["epoch"], table["threshold"], color="#D55E00")
+    axis.fill_between(table["epoch"], smallest, table["difference_max"], color=_DIFFERENCE, alpha=BAND, linewidth=0)
+    axis.plot(table["epoch"], table["difference_mean"], color=_DIFFERENCE, linestyle="-.")
+    axis.plot(table["epoch"], table["threshold"], color=_THRESHOLD)
     axis.set_yscale("log")
     axis.set_xlabel("epoch")
     axis.set_ylabel("squared norm")
+
+
+def _looks(tasks: Mapping[str, Sequence[Series]]) -> dict[str, Look]:
+    return looks(one for series in tasks.values() for one in series)
+
+
+def _baseline_words(series: Sequence[Series]) -> str:
+    """What the legend calls the dotted line; nothing where there is none."""
+    baselines = [one.config.task.baseline for one in series if one.config.task.baseline is not None]
+    if not baselines:
+        return ""
+    return "baseline accuracy" if baselines[0].accuracy is not None else "target"
+
+
+def _with_legend(figure: Figure, tasks: Mapping[str, Sequence[Series]], appearance: Mapping[str, Look]) -> Figure:
+    everything = [one for series in tasks.values() for one in series]
+    legend(figure, appearance.values(), with_baseline=_baseline_words(everything))
+    return figure
 
 
 def _density(one: Series) -> float:

@@ -1,6 +1,6 @@
 """What the panels of a figure are made of: lines with bands, the baseline, the legend, and gaps that say so."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from sasg.report.curves import Series, frame, gap_text, over_runs
-from sasg.report.names import task_name
+from sasg.config import Baseline
+from sasg.report.curves import frame, over_runs
+from sasg.report.names import metric_label, task_name
 from sasg.report.runs import Run
-from sasg.report.style import Look, looks
+from sasg.report.series import Series, metric_of
+from sasg.report.style import Look
 
 AXIS_LABELS = {
     "rounds": "rounds (uploads)",
-    "paper_bits": "uplink bits (values alone)",
+    "paper_bits": "uplink bits (32 per value)",
     "uplink_bits": "uplink bits (values, indices, flags)",
     "downlink_bits": "downlink bits (unicast)",
     "real_bits": "uplink + downlink bits",
@@ -27,22 +29,61 @@ AXIS_LABELS = {
 }
 
 BAND = 0.18  # opacity
+_BASELINE = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
 
 
-def draw(axis: Axes, series: Sequence[Series], x: str, y: str, read: Callable[[Run], pd.DataFrame] = frame) -> None:
-    """A line with its band for each series that was run, and the names of the others; x and y from `read`(run)."""
-    appearance = looks(series)
+def panel(
+    axis: Axes,
+    series: Sequence[Series],
+    appearance: Mapping[str, Look],
+    x: str,
+    y: str,
+    read: Callable[[Run], pd.DataFrame] = frame,
+    words: bool = True,
+) -> None:
+    """Lines of y against x with the axes that suit them: see `draw`. "accuracy" is what the task is judged by.
+
+    words: tell the baseline's value.
+    """
+    metric = metric_of(series)
+    y = metric if y == "accuracy" else y
+    draw(axis, series, appearance, x, y, read)
+    if "bits" in x or x == "seconds":
+        axis.set_xscale("log")
+    axis.set_xlabel(AXIS_LABELS.get(x, x))
+    axis.set_ylabel(AXIS_LABELS.get(y, metric_label(y)))
+    if y == metric:
+        zoom_on_baseline(axis, series, metric, words)
+    elif y == "training_loss":
+        log_y(axis)
+    elif y.startswith("top"):
+        axis.yaxis.set_major_formatter(percent_tick)
+
+
+def draw(
+    axis: Axes,
+    series: Sequence[Series],
+    appearance: Mapping[str, Look],
+    x: str,
+    y: str,
+    read: Callable[[Run], pd.DataFrame] = frame,
+) -> None:
+    """A line with its band for each series that has runs, and what became of the others; x and y from `read`(run)."""
     for one in series:
-        if one.runs:
-            draw_curve(axis, over_runs([read(run) for run in one.runs], x, y), appearance[one.label])
-    if missing := [one.label for one in series if not one.runs]:
-        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom"}
-        axis.text(0.98, 0.03, f"not run: {', '.join(missing)}", fontsize=6, color="#aa0000", **place)
+        if one.drawn:
+            draw_curve(axis, over_runs([read(run) for run in one.drawn], x, y), appearance[one.label])
+    if words := [f"{one.label}: {told}" for one in series if (told := _told(one))]:
+        place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "zorder": 5}
+        behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+        axis.text(0.98, 0.03, "\n".join(words), fontsize=6, color="#aa0000", bbox=behind, **place)
 
 
-def draw_one(axis: Axes, one: Series, x: str, y: str, look: Look) -> None:
-    """One series: y over the seeds at their mean x."""
-    draw_curve(axis, over_runs([frame(run) for run in one.runs], x, y), look)
+def _told(one: Series) -> str:
+    """What a line does not show of itself: nothing where all its runs that there are have finished."""
+    if not one.runs:
+        return one.missing
+    diverged = sum(run.status == "diverged" for run in one.runs)
+    return f"{diverged} of {len(one.runs)} diverged" if diverged else ""
 
 
 def draw_curve(axis: Axes, curve: pd.DataFrame, look: Look) -> None:
@@ -58,28 +99,35 @@ def line_of(look: Look) -> dict[str, Any]:
     return {"color": look.color, "linestyle": look.line, "marker": look.marker, "label": look.label, **edge}
 
 
-def zoom_on_baseline(axis: Axes, series: Sequence[Series], metric: str) -> None:
+def mark_baseline(axis: Axes, baseline: Baseline, words: bool = True) -> None:
+    """A dotted line, and its value outside of the panel, where no curve strikes it through."""
+    axis.axhline(baseline.value, **_BASELINE)
+    if words:
+        text = f"{baseline.value:g}" if baseline.accuracy is None else percent_tick(baseline.accuracy)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        axis.annotate(text, (1, baseline.value), (2, 0), fontsize=6, color="#555555", **place)
+
+
+def zoom_on_baseline(axis: Axes, series: Sequence[Series], metric: str, words: bool = True) -> None:
     """Mark the baseline, and leave out the first steep rise, in which all methods look alike.
 
     What falls towards its target, an objective, is on a logarithmic axis as a whole.
     """
-    baseline = series[0].config.task.baseline
-    if baseline is not None:
-        axis.axhline(baseline.value, color="#777777", linestyle=(0, (1, 1.5)), linewidth=1)
-        look = {"transform": axis.get_yaxis_transform(), "ha": "right", "va": "top", "fontsize": 6, "color": "#555555"}
-        text = f"target {baseline.value:g}" if baseline.accuracy is None else f"baseline {_percent(baseline.accuracy)}"
-        axis.text(0.995, baseline.value, text, **look)
+    baselines = {one.config.task.baseline: None for one in series if one.config.task.baseline is not None}
+    for baseline in baselines:
+        mark_baseline(axis, baseline, words)
     if not metric.startswith("top"):
         axis.set_yscale("log")
         return
-    curves = [over_runs([frame(run) for run in one.runs], "rounds", metric)["mean"] for one in series if one.runs]
-    low = min(curve.quantile(0.08) for curve in curves if len(curve))
-    high = max(curve.max() for curve in curves if len(curve))
-    if baseline is not None:
+    curves = [over_runs([frame(run) for run in one.drawn], "rounds", metric)["mean"] for one in series if one.drawn]
+    curves = [curve for curve in curves if len(curve)]
+    low = min((curve.quantile(0.08) for curve in curves), default=0.0)
+    high = max((curve.max() for curve in curves), default=1.0)
+    for baseline in baselines:
         low, high = min(low, baseline.accuracy - 0.01), max(high, baseline.accuracy)
     margin = 0.06 * (high - low)
     axis.set_ylim(low - margin, min(1.0, high + 2 * margin))
-    axis.yaxis.set_major_formatter(_percent)
+    axis.yaxis.set_major_formatter(percent_tick)
 
 
 def log_y(axis: Axes) -> None:
@@ -94,12 +142,16 @@ def log_y(axis: Axes) -> None:
         axis.yaxis.set_minor_formatter("")
 
 
-def legend(figure: Figure, series: Iterable[Series], others: Sequence[Line2D] = ()) -> None:
-    """One legend above all panels, in as many columns as fit; `others` after the methods.
+def legend(figure: Figure, shown: Iterable[Look], others: Sequence[Line2D] = (), with_baseline: str = "") -> None:
+    """One legend above all panels, in as many columns as fit; `others` after the methods, the baseline's line last.
 
     The figure grows by the rows that this adds.
     """
-    handles = [*(Line2D([], [], **line_of(look)) for look in looks(series).values()), *others]
+    handles = [*(Line2D([], [], **line_of(look)) for look in shown), *others]
+    if with_baseline:
+        handles.append(Line2D([], [], **{**_BASELINE, "label": with_baseline}))
+    if not handles:
+        return
     columns = len(handles) if sum(len(str(handle.get_label())) for handle in handles) < 70 else 3
     if len(handles) > 6:
         columns = 4
@@ -113,21 +165,23 @@ def legend(figure: Figure, series: Iterable[Series], others: Sequence[Line2D] = 
     figure.set_figheight(figure.get_figheight() + (drawn.get_window_extent().height - height) / figure.dpi)
 
 
-def gap(axes: Sequence[Axes], task: str, series: Sequence[Series]) -> bool:
+def gap(axes: Iterable[Axes], task: str, series: Sequence[Series]) -> bool:
     """Whether there is nothing to draw; then the panels say so."""
-    if any(one.runs for one in series):
+    if any(one.drawn for one in series):
         return False
+    words = sorted({one.missing for one in series if not one.runs} or {"no evaluation"})
     for axis in axes:
         axis.set(xticks=[], yticks=[])
         axis.set_facecolor("#f4f4f4")
         place = {"transform": axis.transAxes, "ha": "center", "va": "center"}
-        axis.text(0.5, 0.5, gap_text(task, series), color="#777777", **place)
+        text = f"{task_name(task)}: {', '.join(words)}\n(0 of {sum(one.num_planned for one in series)} runs)"
+        axis.text(0.5, 0.5, text, color="#777777", **place)
     return True
 
 
 def title(task: str, series: Sequence[Series]) -> str:
     """The task, and how many seeds are behind its lines (fewest and most)."""
-    counts = sorted({len(one.runs) for one in series if one.runs})
+    counts = sorted({len(one.drawn) for one in series if one.drawn})
     return f"{task_name(task)}, n = {'–'.join(map(str, counts))}" if counts else task_name(task)
 
 
@@ -136,5 +190,6 @@ def letter(number: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[number]
 
 
-def _percent(share: float, position: int = 0) -> str:
+def percent_tick(share: float, position: int = 0) -> str:
+    """0.98 is "98 %"."""
     return f"{round(100 * share, 6):g} %"

@@ -7,12 +7,15 @@ from typing import Any
 
 from sasg.report.epochs import Epoch, epochs_of, largest
 from sasg.report.names import method_name, percent
+from sasg.report.published import FOLDER
 from sasg.report.runs import Entry
-from sasg.report.tables import as_csv, as_markdown, write_and_show
+from sasg.report.series import all_series
+from sasg.report.writing import Row, Table
 
 REPLAY = "replay.csv"
-HEADER = ["Method", "Seed", "Crossing", "Rounds to it", "Final accuracy", "Skipped"]
-HEADER += ["Replayed epochs", "Its crossing", "Loss differs by", "Accuracy differs by", "Skipped differs by"]
+HEADER = ("Method", "Seed", "Crossing", "Rounds to it", "Final accuracy", "Skipped")
+HEADER += ("Replayed epochs", "Its crossing", "Loss differs by", "Accuracy differs by", "Skipped differs by")
+EPOCHS = ("Method", "Seed", "Epoch", "Loss", "replay", "Test accuracy", "replay", "Skipped", "replay")
 _NOTES = f"""Crossing: the iteration of the first evaluation above the baseline; there is one every 100 iterations.
 Skipped: uploads of the whole run. Replay: `benchmarks/published_replay.py`, an implementation of its own with torch's
 data loaders and global generators; its rows are in `{REPLAY}`. Its crossing is that within its epochs. Differs by: the
@@ -23,24 +26,33 @@ the skipped uploads of the epoch.
 Key = tuple[str, int]  # method, seed
 
 
-def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Write FILE.md, FILE.csv (a row per run) and FILE_epochs.csv, beside FOLDER/replay.csv; returns what to print."""
-    replayed = _replayed(folder / REPLAY)
-    by_epoch = {_key(entry): epochs_of(entry.run) for entry in entries if _status(entry) == "finished"}
+def table(entries: Sequence[Entry], replay: Path | None = None) -> Table:
+    """A row per run, and their epochs in a section with a CSV of its own. replay: another file than the suite's."""
+    replayed = _replayed(replay or FOLDER.parent / "published_draws" / REPLAY)
+    by_epoch = {_key(entry): epochs_of(entry.run) for entry in entries if entry.words == "finished"}
     numbers = [_numbers(entry, by_epoch.get(_key(entry), []), replayed.get(_key(entry), [])) for entry in entries]
-    table = as_markdown(HEADER, [_row(found) for found in numbers])
-    documents = {f"{file}.md": f"# The published notebook's draws\n\n{table}\n{_NOTES}", f"{file}.csv": as_csv(numbers)}
-    if by_epoch:
-        documents[f"{file}_epochs.csv"] = as_csv(_epoch_rows(by_epoch, replayed))
-    return write_and_show(folder, documents, table)
+    series = {id(entry): one for one in all_series(entries) for entry in one.entries}
+    rows = [Row(_row(found), found, series.get(id(entry))) for entry, found in zip(entries, numbers, strict=True)]
+    epochs = _by_epoch(by_epoch, replayed)
+    return Table("The published notebook's draws", HEADER, tuple(rows), _NOTES, sections=(epochs,))
+
+
+def _by_epoch(by_epoch: Mapping[Key, list[Epoch]], replayed: Mapping[Key, list[dict[str, str]]]) -> Table:
+    """Epochs that were replayed; all of them in the CSV."""
+    numbers = _epoch_rows(by_epoch, replayed)
+    rows = [Row(_epoch_cells(row), row) for row in numbers if row["replay_training_loss"] is not None]
+    return Table("Epochs that were replayed", EPOCHS, tuple(rows), "", numbers=numbers, name="epochs")
+
+
+def _epoch_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    cells = [method_name(row["method"]), str(row["seed"]), str(row["epoch"])]
+    for name, text in (("training_loss", "{:.4f}".format), ("top1", percent), ("skipped", "{:,}".format)):
+        cells += [text(row[name]), text(row[f"replay_{name}"])]
+    return tuple(cells)
 
 
 def _key(entry: Entry) -> Key:
     return entry.method, entry.config.seed
-
-
-def _status(entry: Entry) -> str:
-    return entry.run.summary["status"] if entry.run else "not run"
 
 
 def _numbers(entry: Entry, epochs: Sequence[Epoch], replayed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -52,7 +64,7 @@ def _numbers(entry: Entry, epochs: Sequence[Epoch], replayed: Sequence[Mapping[s
     return {
         "method": entry.method,
         "seed": entry.config.seed,
-        "status": _status(entry),
+        "status": entry.words,
         "crossing": crossing.get("iteration"),
         "rounds": crossing.get("rounds"),
         "final_top1": epochs[-1].top1 if epochs else None,
@@ -64,7 +76,7 @@ def _numbers(entry: Entry, epochs: Sequence[Epoch], replayed: Sequence[Mapping[s
     }
 
 
-def _row(found: Mapping[str, Any]) -> list[str]:
+def _row(found: Mapping[str, Any]) -> tuple[str, ...]:
     def whole(name: str) -> str:
         return "none" if found[name] is None else f"{found[name]:,}"
 
@@ -75,7 +87,7 @@ def _row(found: Mapping[str, Any]) -> list[str]:
     if found["training_loss_differs_by"] is not None:
         apart = f"{found['training_loss_differs_by']:.4f}", f"{100 * found['top1_differs_by']:.2f}"
         of_replay = [whole("replay_epochs"), whole("replay_crossing"), *apart, whole("skipped_differs_by")]
-    return [method_name(found["method"]), str(found["seed"]), *cells, *of_replay]
+    return (method_name(found["method"]), str(found["seed"]), *cells, *of_replay)
 
 
 def _epoch_rows(by_epoch: Mapping[Key, list[Epoch]], replayed: Mapping[Key, list[dict[str, str]]]) -> list[dict]:

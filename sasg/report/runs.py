@@ -1,46 +1,74 @@
-"""Run folders as results: which one belongs to a configuration, and what it says.
+"""Run folders as results: which one belongs to a configuration, what it says, and what became of it.
 
 Looking one up needs no data: a folder's own config.yaml names the data and the kind of device it was made with.
 """
 
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sasg.cluster.ledger import uplink_bits
-from sasg.config import Config, digest
+from sasg.config import Config, digest, from_dict
+from sasg.errors import UserError
 from sasg.training.run_folder import RunFolder, read_identity
+
+ENDED = ("finished", "diverged")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A run's folder: one that ended, or what there is of another one."""
 
     path: Path
     identity: dict[str, Any]  # its config.yaml
-    summary: dict[str, Any]
+    summary: dict[str, Any]  # its summary.json; of one that has not ended, at least the `status`
+
+    @property
+    def status(self) -> str:
+        """finished or diverged, if it ended; else failed, or unfinished: running, stopped, damaged."""
+        return self.summary["status"]
+
+    @property
+    def words(self) -> str:
+        """What became of it, for readers."""
+        match self.status:
+            case "finished":
+                return "finished"
+            case "diverged":
+                return f"diverged at iteration {self.summary['iterations']:,}"
+            case "failed":
+                return f"failed ({self.summary['reason']})"
+            case "damaged":
+                return "damaged (metrics or uploads are not complete)"
+        return f"unfinished (iteration {self.metrics['iteration'].iloc[-1] if self.has_rows else 0:,})"
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it came to an evaluation."""
+        return (self.path / "metrics.csv").exists()
 
     @property
     def metrics(self) -> pd.DataFrame:
         """A row per evaluation (see README, "A run's folder")."""
         return pd.read_csv(self.path / "metrics.csv")
 
-    def uplink_bits_to_baseline(self, code: str) -> int | None:
-        """Real uplink bits up to the crossing: values, indices in `code` and flags; None if it never crosses."""
-        crossing = self.summary["crossing"]
-        return crossing and uplink_bits(crossing, code)
+    @property
+    def crossing(self) -> dict[str, Any] | None:
+        """The row of the first evaluation beyond the baseline; None if there is none."""
+        return self.summary.get("crossing")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run that a study names, and what became of it (None: not run, or not finished)."""
+    """A run that is wanted, and what became of it (`run` None: it has not ended)."""
 
     config: Config
     run: Run | None
+    unfinished: Run | None = None  # what there is of it, where it has not ended
 
     @property
     def task(self) -> str:
@@ -50,40 +78,93 @@ class Entry:
     def method(self) -> str:
         return self.config.algorithm["name"]
 
+    @property
+    def found(self) -> Run | None:
+        """Whatever there is of it."""
+        return self.run or self.unfinished
+
+    @property
+    def words(self) -> str:
+        """The one rule for what a run is: finished, diverged (when), failed (why), unfinished (where), or not run."""
+        return self.found.words if self.found else "not run"
+
 
 def look_up(configs: Sequence[Config]) -> list[Entry]:
-    """The finished runs of these configurations, in their order.
+    """The runs of these configurations, in their order.
 
     Where a configuration leaves the device to be chosen, a run on either kind will do, one on the CPU first, since
     it can be repeated bit for bit anywhere. All runs of a task are on the same data: on those that most of them used.
     """
-    found = [_finished(config) for config in configs]
-    counts = Counter((run.identity["task"]["name"], run.identity["data_sha256"]) for runs in found for run in runs)
+    found = [_runs_of(config) for config in configs]
+    ended = [[run for run in runs if run.status in ENDED] for runs in found]
+    counts = Counter((run.identity["task"]["name"], run.identity["data_sha256"]) for runs in ended for run in runs)
     data: dict[str, str] = {}
     for task, sha256 in sorted(counts, key=lambda key: (-counts[key], key)):
         data.setdefault(task, sha256)
     entries = []
     for config, runs in zip(configs, found, strict=True):
-        alike = [run for run in runs if run.identity["data_sha256"] == data[config.task.name]]
-        entries.append(Entry(config, min(alike, key=lambda run: run.identity["device"], default=None)))
+        alike = [run for run in runs if run.identity["data_sha256"] == data.get(config.task.name, "")]
+        run = min((r for r in alike if r.status in ENDED), key=_device, default=None)
+        others = [r for r in runs if r.status not in ENDED]
+        entries.append(Entry(config, run, None if run else min(others, key=_device, default=None)))
     return entries
 
 
-def _finished(config: Config) -> list[Run]:
-    """The finished runs that have this configuration, on any data and device that it allows."""
-    runs = []
+def entries_in(paths: Iterable[Path]) -> list[Entry]:
+    """The runs in these folders: of one run each, or of several runs, by name. UserError: there is none."""
+    folders: list[Path] = []
+    for path in paths:
+        is_run = (path / "config.yaml").exists()
+        found = [path] if is_run else sorted(file.parent for file in path.glob("*/config.yaml"))
+        if not found:
+            raise UserError(f"{path}: neither a run's folder nor a folder of runs (a run has a config.yaml)")
+        folders += found
+    return [_entry(path) for path in dict.fromkeys(folders)]
+
+
+def _entry(path: Path) -> Entry:
+    run = read_run(path)
+    if run is None:
+        raise UserError(f"{path / 'config.yaml'}: is damaged; move its folder away")
+    config = replace(from_dict(run.identity), runs_dir=str(path.parent))
+    return Entry(config, run) if run.status in ENDED else Entry(config, None, run)
+
+
+def read_run(path: Path) -> Run | None:
+    """What is in a run's folder; None if it does not say, or not readably, whose it is."""
+    identity = read_identity(path)
+    if identity is None:
+        return None
+    folder = RunFolder(path, identity)
+    if (summary := folder.summary()) is not None:
+        return Run(path, identity, summary)
+    if folder.is_damaged():
+        return Run(path, identity, {"status": "damaged"})
+    told = _told(path / "summary.json")
+    return Run(path, identity, told if told.get("status") in ("failed", "stopped") else {"status": "running"})
+
+
+def _told(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _runs_of(config: Config) -> list[Run]:
+    """The runs that have this configuration, on any data and device that it allows."""
     pattern = f"{config.task.name}-{config.algorithm['name']}-s{config.seed}-*"
-    for path in Path(config.runs_dir).glob(pattern):
-        identity = read_identity(path)
-        if identity is None or path.name != config.run_name(identity) or not _allows(config, identity):
-            continue
-        if (summary := RunFolder(path, identity).summary()) is not None:
-            runs.append(Run(path, identity, summary))
-    return runs
+    runs = [read_run(path) for path in sorted(Path(config.runs_dir).glob(pattern))]
+    return [run for run in runs if run and run.path.name == config.run_name(run.identity) and _allows(config, run)]
 
 
-def _allows(config: Config, identity: dict[str, Any]) -> bool:
-    data, device = identity["data_sha256"], identity["device"]
+def _allows(config: Config, run: Run) -> bool:
+    data, device = run.identity["data_sha256"], run.identity["device"]
     if config.device not in ("auto", device) or config.data_sha256 not in (None, data):
         return False
-    return digest(config.identity(data, device)) == digest(identity)
+    return digest(config.identity(data, device)) == digest(run.identity)
+
+
+def _device(run: Run) -> str:
+    return run.identity["device"]

@@ -3,14 +3,17 @@
 The colours are Okabe and Ito's, which the colour-blind tell apart, in an order of lightness that a grey print keeps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import matplotlib
+import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
+
+from sasg.report.names import family
 
 COLUMN, PAGE = 3.5, 7.16  # inches: the widths of a column and of a page of a two-column paper
 PNG_DPI = 200
@@ -59,8 +62,13 @@ _LOOKS = {
     "sparse": ("#0072B2", "s", "-."),
     "lasg": ("#56B4E9", "^", (0, (5, 1.2, 1, 1.2, 1, 1.2))),
     "sasg": ("#D55E00", "D", "-"),
+    "local_sgd": ("#CC79A7", "P", "--"),
+    "lasg_wk1": ("#009E73", "v", "-"),
+    "lasg_wk2": ("#E69F00", "X", "-."),
+    "lasg_ps": ("#882255", "p", "-"),
+    "lasg_pse": ("#999933", "<", "--"),
     "gd": ("#333333", "o", "-"),
-    "lag": ("#56B4E9", "^", "-."),
+    "lag": ("#56B4E9", "v", "-."),
     "qgd": ("#882255", "p", ":"),
     "top_j": ("#0072B2", "s", ":"),
     "iag": ("#999933", "<", "--"),
@@ -76,11 +84,16 @@ _OTHERS = (
     ("#009E73", "v", "-"),
     ("#CC79A7", "P", "--"),
     ("#E69F00", "X", "-."),
-    ("#7F7F7F", "h", ":"),
     ("#882255", "p", "-"),
     ("#999933", "<", "--"),
     ("#332288", ">", "-."),
+    ("#8C510A", "h", "-"),
+    ("#009E73", "d", ":"),
+    ("#CC79A7", "*", "-"),
 )
+_MARKERS = "osD^v<>pPX"
+_SCALE = (0.0, 0.88)
+"""The part of the colour scale that is told apart from a white page."""
 
 
 class Named(Protocol):
@@ -91,18 +104,32 @@ class Named(Protocol):
 
 
 def looks(series: Iterable[Named]) -> dict[str, Look]:
-    """Looks by label: the four methods of the paper have theirs, and so has the first of several variants of one.
+    """Looks by label. A method has its own in every figure; so has the first of two variants of one.
 
-    Others take the next that is free, in the order of their labels.
+    Three and more variants are shades of one scale, in their order, with the method's kind of line. Others take the
+    next look that is free, in the order of their labels.
     """
-    wanted = {one.label: one.method for one in series}
+    wanted = {one.label: family(one.method) for one in series}
     found: dict[str, tuple] = {}
-    for label, method in wanted.items():
-        if method in _LOOKS and _LOOKS[method] not in found.values():
-            found[label] = _LOOKS[method]
+    for method in dict.fromkeys(wanted.values()):
+        labels = [label for label, of in wanted.items() if of == method]
+        if len(labels) > 2:
+            found |= _shades(labels, _LOOKS.get(method, _OTHERS[0])[2])
+        elif method in _LOOKS and _LOOKS[method] not in found.values():
+            found[labels[0]] = _LOOKS[method]
+    free = [look for look in _OTHERS if look not in found.values()] or list(_OTHERS)
     for number, label in enumerate(sorted(wanted.keys() - found.keys())):
-        found[label] = _OTHERS[number % len(_OTHERS)]
+        found[label] = free[number % len(free)]
     return {label: Look(label, *found[label]) for label in wanted}
+
+
+def _shades(labels: Sequence[str], line: str | tuple) -> dict[str, tuple]:
+    colors = matplotlib.colormaps["viridis"](np.linspace(*_SCALE, len(labels)))
+    shades = [matplotlib.colors.to_hex(color) for color in colors]
+    return {
+        label: (color, _MARKERS[number % len(_MARKERS)], line)
+        for number, (label, color) in enumerate(zip(labels, shades, strict=True))
+    }
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
@@ -121,6 +148,7 @@ def save(figure: Figure, folder: Path, file: str) -> str:
     """Write FILE.pdf and FILE.png, the same bytes for the same figure; returns what to print."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{file}.pdf", folder / f"{file}.png"]
-    figure.savefig(paths[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
-    figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
+    with drawing():
+        figure.savefig(paths[0], metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        figure.savefig(paths[1], dpi=PNG_DPI, metadata={"Software": None})
     return f"written: {', '.join(map(str, paths))}"

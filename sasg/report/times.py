@@ -37,7 +37,8 @@ def frame_with_seconds(run: Run, link: Link) -> pd.DataFrame:
 
 def seconds_to_baseline(run: Run, link: Link) -> float | None:
     """Seconds of communication up to the crossing; None if the run never crosses."""
-    if not run.summary["crossing"]:
+    if not run.crossing:
         return None
-    table = frame_with_seconds(run, link)
-    return float(table["seconds"][table["iteration"] == run.summary["crossing"]["iteration"]].iloc[0])
+    table = run.metrics
+    table = table[table["iteration"] <= run.crossing["iteration"]]
+    return float(seconds(table, link, run.identity["cluster"]["workers"]).iloc[-1].sum())

@@ -1,18 +1,17 @@
 """Majority voting's compression: the published formula beside the bits that runs really uploaded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
-from pathlib import Path
 from typing import Any
 
 from sasg.cluster.ledger import uplink_bits
-from sasg.report.curves import Series, all_series
-from sasg.report.names import method_name, percent, task_name
+from sasg.report.columns import NOT_RUN, Given, OverSeeds
+from sasg.report.names import method_name, percent
 from sasg.report.published import published
 from sasg.report.runs import Entry, Run
-from sasg.report.statistics import over_seeds
-from sasg.report.tables import Table
+from sasg.report.series import all_series
+from sasg.report.writing import Row, Table
 
 CODES = ("log2", "delta", "entropy")
 _CAPTION = "Majority voting: compression of the uplink, against 32 d H bits for the H mini-batches of an iteration"
@@ -22,9 +21,6 @@ Measured: all uplink bits of the ledger after the dense warm-up (values, group m
 code named), means over seeds. log2: the fewest whole bits that number the entries; delta: Golomb-Rice coded gaps,
 really encoded; entropy: log2 C(n, K). Whole run: delta, warm-up included. Accuracy: top-1 at the end.
 """
-HEADER = ["Task", "Method", "H", "Published", "Formula", *(f"Measured {code}" for code in CODES), "Whole run"]
-HEADER += ["Accuracy", "Runs"]
-NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -63,36 +59,32 @@ def mask_bits(density: float) -> float:
     return density * (log2(1 / density) + 2)
 
 
-def write(entries: Sequence[Entry], folder: Path, file: str) -> str:
-    """Write FILE.md, FILE.csv and FILE.tex: published, formula and measured, by method; returns what to print.
+def table(entries: Sequence[Entry]) -> Table:
+    """Published, formula and measured compressions, by method.
 
     The published numbers have their rows even where a study has no runs for them.
     """
-    found = [numbers(one) for one in all_series(entries)]
-    named = {row["method"] for row in found}
-    found += [_published_row(name, row) for (_, name), row in published("majority_vote").items() if name not in named]
-    rows = [_cells(row) for row in found]
-    return Table(found, HEADER, rows, _CAPTION, _NOTES).write(folder, file)
+    known = published("majority_vote")
+    series = all_series(entries)
+    columns = [
+        Given("local_steps", "H", lambda one: Scheme.of(one.config.algorithm).local_steps),
+        Given("published", "Published", lambda one: known.get(("", one.method), {}).get("compression"), "x{}".format),
+        Given("formula", "Formula", lambda one: Scheme.of(one.config.algorithm).compression, _times),
+        *(_measured(f"measured_{code}", f"Measured {code}", code) for code in CODES),
+        _measured("whole_run_delta", "Whole run", "delta", with_warmup=True),
+        OverSeeds("top1", "Accuracy", lambda run: run.summary["final"]["top1"], percent),
+    ]
+    made = Table.of(_CAPTION, series, columns, _NOTES)
+    others = [name for _, name in known if name not in {one.method for one in series}]
+    return replace(made, rows=(*made.rows, *(_published_row(name, known["", name], made) for name in others)))
 
 
-def numbers(one: Series) -> dict[str, Any]:
-    """A `Series` as a row of the CSV: compressions, and the accuracy as a fraction; None where it was not run."""
-    scheme = Scheme.of(one.config.algorithm)
-    known = published("majority_vote").get(("", one.method), {})
-    done = [run for run in one.runs if run.summary["status"] == "finished"]
-    measured = {f"measured_{code}": _mean([compression(run, code) for run in done]) for code in CODES}
-    return {
-        "task": one.task,
-        "method": one.method,
-        "local_steps": scheme.local_steps,
-        "published": known.get("compression"),
-        "formula": scheme.compression,
-        **measured,
-        "whole_run_delta": _mean([compression(run, "delta", with_warmup=True) for run in done]),
-        "top1": _mean([run.summary["final"]["top1"] for run in done]),
-        "n": len(done),
-        "n_planned": one.num_planned,
-    }
+def _measured(key: str, title: str, code: str, with_warmup: bool = False) -> OverSeeds:
+    return OverSeeds(key, title, lambda run: compression(run, code, with_warmup), _times)
+
+
+def _times(ratio: float) -> str:
+    return f"x{ratio:.0f}"
 
 
 def compression(run: Run, code: str, with_warmup: bool = False) -> float | None:
@@ -115,42 +107,15 @@ def compression(run: Run, code: str, with_warmup: bool = False) -> float | None:
     return float(dense_bits * iterations * run.identity["cluster"]["workers"] / bits)
 
 
-def _published_row(name: str, row: Mapping[str, str]) -> dict[str, Any]:
-    changes = row["change_density"]
-    local_steps = int(row["local_steps"])
-    scheme = Scheme(
-        float(row["density"]), float(changes) if changes else None, float(row["bits_per_value"]), local_steps
-    )
-    return {
-        "task": "",
-        "method": name,
-        "local_steps": local_steps,
-        "published": row["compression"],
-        "formula": scheme.compression,
-        **{f"measured_{code}": None for code in CODES},
-        "whole_run_delta": None,
-        "top1": None,
-        "n": 0,
-        "n_planned": 0,
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    return over_seeds(values).mean
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    planned = bool(row["n_planned"])
-    measured = [row[key] for key in (*(f"measured_{code}" for code in CODES), "whole_run_delta")]
-    texts = [(NOT_RUN if not row["n"] else "") if value is None else f"x{value:.0f}" for value in measured]
-    accuracy = NOT_RUN if row["top1"] is None else percent(row["top1"])
-    return [
-        task_name(row["task"]) if planned else "any",
-        method_name(row["method"]),
-        str(row["local_steps"]),
-        f"x{row['published']}" if row["published"] else "",
-        f"x{row['formula']:.0f}",
-        *texts,
-        accuracy,
-        f"{row['n']} of {row['n_planned']}" if planned else NOT_RUN,
-    ]
+def _published_row(name: str, row: Mapping[str, str], table: Table) -> Row:
+    """A row of published numbers alone."""
+    changes, local_steps = row["change_density"], int(row["local_steps"])
+    density, bits = float(row["density"]), float(row["bits_per_value"])
+    formula = Scheme(density, float(changes) if changes else None, bits, local_steps).compression
+    told = {"method": method_name(name), "local_steps": str(local_steps), "published": f"x{row['compression']}"}
+    told |= {"task": "any", "formula": _times(formula)}
+    numbers = dict.fromkeys(table.rows[0].numbers) | {"task": "", "method": name, "local_steps": local_steps}
+    numbers |= {"published": row["compression"], "formula": formula, "n": 0, "n_planned": 0, "status": NOT_RUN}
+    keys = list(numbers)[: list(numbers).index("formula") + 1]
+    cells = [told.get(key, "") for key in keys]
+    return Row((*cells, *[NOT_RUN] * (len(table.header) - len(cells))), numbers)

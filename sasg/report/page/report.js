@@ -33,7 +33,7 @@ const transparent = (color, opacity) => {
 function layout(x, y, more = {}) {
   const style = getComputedStyle(document.documentElement);
   const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
-  const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true };
+  const axis = { gridcolor: line, linecolor: line, zeroline: false, automargin: true, separatethousands: true, minexponent: 5 };
   return {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -43,9 +43,30 @@ function layout(x, y, more = {}) {
     hoverlabel: { align: "left" },
     ...more,
     xaxis: { ...axis, title: { text: x }, exponentformat: "power", ...more.xaxis },
-    yaxis: { ...axis, title: { text: y }, ...more.yaxis },
+    yaxis: { ...axis, title: { text: y }, exponentformat: "power", ...more.yaxis },
   };
 }
+
+// A logarithmic axis over these values: powers of ten alone where there are some, else 1, 2 and 5 times them.
+function logAxis(values) {
+  const logs = values.filter((value) => value > 0).map(Math.log10);
+  const [low, high] = [Math.min(...logs), Math.max(...logs)];
+  const ticks = [];
+  const span = high - low;
+  const steps = span > 2 ? [1] : span > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+  const every = Math.max(1, Math.ceil(span / 6));
+  for (let power = Math.floor(low) - 1; power <= Math.ceil(high); power += 1) {
+    if (steps.length > 1 || power % every === 0) steps.forEach((step) => ticks.push(step * 10 ** power));
+  }
+  const plain = (value) => (value >= 0.001 && value < 1e5 ? Number(value.toPrecision(3)).toLocaleString("en", { maximumFractionDigits: 5 }) : power10(value));
+  return logs.length ? { type: "log", tickvals: ticks, ticktext: ticks.map(plain) } : { type: "log" };
+}
+
+const power10 = (value) => {
+  const power = Math.floor(Math.log10(value) + 1e-9);
+  const digits = Number((value / 10 ** power).toPrecision(2));
+  return `${digits === 1 ? "" : `${digits}×`}10<sup>${power}</sup>`;
+};
 
 function draw(target, traces, shape) {
   target.classList.remove("gap");
@@ -114,49 +135,50 @@ function traces(series, x, y) {
   return n > 1 ? [band, line] : [line];
 }
 
-const here = () => DATA.tasks.find((task) => task.name === $("task").value);
+const here = () => DATA.views[Number($("view").value)];
 
 function drawCurves() {
-  const task = here();
-  const all = DATA.series.filter((one) => one.task === task.name);
+  const view = here();
+  const all = view.series;
   const [x, y] = [$("x").value, $("y").value];
   $("link").disabled = x !== "seconds";
-  if (!task.finished) {
+  if (!all.some((one) => one.runs.length)) {
     $("plotnote").textContent = "";
-    gap($("plot"), `${task.label}: not run (0 of ${task.planned} runs)`);
+    gap($("plot"), `${view.label}: not run (0 of ${view.planned} runs)`);
     return;
   }
   const shown = all.filter((one) => one.runs.length && !hidden.has(one.label));
-  const isBaseline = task.baseline != null && y === task.metric;
+  const baselines = y === view.metric ? view.baselines : [];
   const xTitle = x === "seconds" ? `seconds of communication, modelled (link: ${$("link").value})` : X_LABELS[x];
   const yTitle = $("y").selectedOptions[0].text;
-  const ys = shown.flatMap((one) => overSeeds(one, x, y).map((p) => p.y)).sort((a, b) => a - b);
+  const points = shown.flatMap((one) => overSeeds(one, x, y));
+  const ys = points.map((p) => p.y).sort((a, b) => a - b);
   let range;
   const isLog = y === "training_loss" || y in OBJECTIVES;
   if (!isLog && ys.length) {
-    const low = Math.min(ys[Math.floor(ys.length * 0.08)], isBaseline ? task.baseline - 0.01 : 1);
-    const high = Math.max(ys[ys.length - 1], isBaseline ? task.baseline : 0);
+    const low = Math.min(ys[Math.floor(ys.length * 0.08)], ...baselines.map((value) => value - 0.01));
+    const high = Math.max(ys[ys.length - 1], ...baselines);
     range = [low - 0.05 * (high - low), Math.min(1.002, high + 0.12 * (high - low))];
   }
-  const yaxis = isLog ? { type: "log", dtick: y in OBJECTIVES ? 2 : 1, exponentformat: "power" } : { tickformat: ".4~%", range };
-  const baseline = isBaseline
-    ? {
-        shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: task.baseline, y1: task.baseline, line: { color: "#888", dash: "dot" } }],
-        annotations: [{ xref: "paper", x: 1, y: isLog ? Math.log10(task.baseline) : task.baseline, xanchor: "right", yanchor: "top", showarrow: false,
-          text: isLog ? `target ${task.baseline}` : `baseline ${percent(task.baseline, 0)}`, font: { size: 11 } }],
-      }
-    : {};
-  const more = { xaxis: { type: $("log").checked ? "log" : "linear" }, yaxis, ...baseline };
+  const yaxis = isLog ? logAxis(points.flatMap((p) => [p.low, p.high])) : { tickformat: ".4~%", range };
+  const marks = {
+    shapes: baselines.map((value) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value, line: { color: "#888", dash: "dot" } })),
+    annotations: baselines.map((value) => ({ xref: "paper", x: 1, y: isLog ? Math.log10(value) : value, xanchor: "left", yanchor: "middle", showarrow: false,
+      text: isLog ? value : `${+(100 * value).toFixed(4)} %`, font: { size: 11 } })),
+    margin: { l: 60, r: baselines.length ? 44 : 12, t: 26, b: 46 },
+  };
+  const xaxis = $("log").checked ? logAxis(points.map((p) => p.x)) : { type: "linear" };
+  const more = { xaxis, yaxis, ...marks };
   draw($("plot"), shown.flatMap((one) => traces(one, x, y)), layout(xTitle, yTitle, more));
-  const counts = all.map((one) => `${one.label} ${one.runs.length ? `${one.runs.length} of ${one.planned}` : "not run"}`);
+  const counts = all.map((one) => `${one.label} ${one.status}`);
+  const line = baselines.length ? ` Dotted: the ${isLog ? "target" : "baseline accuracy"}.` : "";
   const timed = x === "seconds" ? " Modelled times: uploads, flags and downloads of int32 indices; no computation." : "";
-  $("plotnote").textContent = `Lines are means over seeds, bands their range. Runs: ${counts.join("; ")}.${timed}`;
+  $("plotnote").textContent = `Lines are means over seeds, bands their range.${line} Runs: ${counts.join("; ")}.${timed}`;
 }
 
 function chips() {
-  const all = DATA.series.filter((one) => one.task === $("task").value);
   $("methods").replaceChildren(
-    ...all.map((one) => {
+    ...here().series.map((one) => {
       const chip = element("button", "", { type: "button", "aria-pressed": String(!hidden.has(one.label)) });
       const swatch = element("i", "");
       swatch.style.background = tone(one.color);
@@ -172,13 +194,13 @@ function chips() {
 }
 
 function quantities() {
-  const task = here();
-  const run = Object.values(DATA.runs).find((one) => one.task === task.name);
-  const metrics = run ? Object.keys(run.columns).filter(isMetric) : [task.metric];
+  const view = here();
+  const first = view.series.flatMap((one) => one.runs)[0];
+  const metrics = first ? Object.keys(DATA.runs[first].columns).filter(isMetric) : [view.metric];
   const before = $("y").value;
-  const name = (metric) => OBJECTIVES[metric] ?? `${metric.replace(/^top(\d)/, "top-$1").replace("_", ", ")} test accuracy`;
+  const name = (metric) => OBJECTIVES[metric] ?? `${metric.replace(/^top(\d)/, "top-$1").replace("_", ", ").replaceAll("_", " ")} test accuracy`;
   $("y").replaceChildren(
-    ...metrics.sort((a, b) => (b === task.metric) - (a === task.metric)).map((m) => new Option(name(m), m)),
+    ...metrics.sort((a, b) => (b === view.metric) - (a === view.metric)).map((m) => new Option(name(m), m)),
     new Option("training loss", "training_loss"),
   );
   if (before === "training_loss") $("y").value = before;
@@ -191,26 +213,45 @@ function refresh() {
 
 // --- tables
 
+const MISSING = ["not run", "not measured", "failed", "unfinished"];
+
+function tableElement(table) {
+  const body = element("tbody", "");
+  table.rows.forEach((row) => {
+    const tr = element("tr", "");
+    row.cells.forEach((cell, i) => {
+      tr.append(element("td", cell, { class: `${i > 1 ? "n" : ""}${MISSING.includes(cell) ? " missing" : ""}` }));
+    });
+    if (row.runs.length) opens(tr, () => showRuns(row.runs));
+    body.append(tr);
+  });
+  const head = element("tr", "");
+  table.header.forEach((cell, i) => head.append(element("th", cell, { class: i > 1 ? "n" : "" })));
+  const made = element("table", "", { class: "wrap" });
+  made.append(element("thead", ""), body);
+  made.tHead.append(head);
+  const scroll = element("div", "", { class: "scroll" });
+  scroll.append(made);
+  const hint = element("p", "The table is wider than its frame: it scrolls sideways.", { class: "note hint" });
+  return [element("p", table.note, { class: "note" }), hint, scroll];
+}
+
 function tables() {
   DATA.tables.forEach((table) => {
-    const body = element("tbody", "");
-    table.rows.forEach((row) => {
-      const tr = element("tr", "");
-      row.cells.forEach((cell, i) => {
-        const missing = cell === "not run" || cell === "not measured";
-        tr.append(element("td", cell, { class: `${i > 1 ? "n" : ""}${missing ? " missing" : ""}` }));
-      });
-      if (row.task) opens(tr, () => showRuns(row.task, row.label));
-      body.append(tr);
+    $("tables").append(element("h3", `${table.part}: ${table.title}`), ...tableElement(table));
+    table.sections.forEach((section) => {
+      const details = element("details", "");
+      details.append(element("summary", section.title), ...tableElement(section));
+      details.ontoggle = hints;
+      $("tables").append(details);
     });
-    const head = element("tr", "");
-    table.header.forEach((cell, i) => head.append(element("th", cell, { class: i > 1 ? "n" : "" })));
-    const made = element("table", "", { class: "wrap" });
-    made.append(element("thead", ""), body);
-    made.tHead.append(head);
-    const scroll = element("div", "", { class: "scroll" });
-    scroll.append(made);
-    $("tables").append(element("h3", table.title), element("p", table.note, { class: "note" }), scroll);
+  });
+}
+
+// Say where a table is wider than its frame.
+function hints() {
+  document.querySelectorAll(".scroll").forEach((frame) => {
+    frame.previousElementSibling.hidden = frame.scrollWidth <= frame.clientWidth;
   });
 }
 
@@ -231,19 +272,20 @@ function fillFilters() {
     const values = [...new Set(Object.values(DATA.runs).map((run) => String(run[key])))];
     if (key === "seed") values.sort((a, b) => a - b);
     $(`filter-${key}`).replaceChildren(new Option("all", ""), ...values.map((value) => new Option(value, value)));
-    $(`filter-${key}`).onchange = listRuns;
+    $(`filter-${key}`).onchange = () => {
+      chosen = null;
+      listRuns();
+    };
   });
   $("filter-text").oninput = listRuns;
 }
 
-function showRuns(task, label) {
-  const set = (key, value) => {
-    $(`filter-${key}`).value = [...$(`filter-${key}`).options].some((option) => option.value === value) ? value : "";
-  };
-  set("task", task);
-  set("label", label);
-  set("seed", "");
+let chosen = null; // names of runs that a table's row asked for
+
+function showRuns(names) {
+  FILTERS.forEach((key) => ($(`filter-${key}`).value = ""));
   $("filter-text").value = "";
+  chosen = new Set(names);
   listRuns();
   $("list").scrollIntoView();
 }
@@ -252,20 +294,30 @@ function listRuns() {
   const text = $("filter-text").value.trim().toLowerCase();
   const all = Object.entries(DATA.runs);
   const kept = all.filter(([name, run]) => {
-    const chosen = FILTERS.every((key) => !$(`filter-${key}`).value || String(run[key]) === $(`filter-${key}`).value);
-    return chosen && `${name} ${run.device} ${run.summary.device} ${run.commit} ${run.label}`.toLowerCase().includes(text);
+    const matches = FILTERS.every((key) => !$(`filter-${key}`).value || String(run[key]) === $(`filter-${key}`).value);
+    const words = `${name} ${run.device} ${run.summary.device} ${run.commit} ${run.label}`.toLowerCase();
+    return (!chosen || chosen.has(name)) && matches && words.includes(text);
   });
-  $("count").textContent = `${kept.length} of ${all.length} runs`;
+  $("count").replaceChildren(`${kept.length} of ${all.length} runs`);
+  if (chosen) {
+    const every = element("button", "show all", { type: "button" });
+    every.onclick = () => {
+      chosen = null;
+      listRuns();
+    };
+    $("count").append(" behind that row ", every);
+  }
   $("runs").tBodies[0].replaceChildren(
     ...kept.map(([name, run]) => {
       const last = run.columns.iteration.length - 1;
-      const task = DATA.tasks.find((one) => one.name === run.task);
+      const metric = run.metric ?? (run.columns.top1 ? "top1" : "objective");
+      const at = (column) => (last < 0 || !run.columns[column] ? null : run.columns[column][last]);
       const cells = [
-        name, task.label, run.label, run.seed,
-        run.status === "finished" ? percent(run.columns[task.metric][last]) : run.status,
-        grouped(run.columns.rounds[last]),
-        run.crossing == null ? (task.baseline == null ? "" : "not reached") : grouped(run.crossing),
-        percent(run.skipped, 1), run.device,
+        name, run.task, run.label, run.seed,
+        metric.startsWith("top") ? percent(at(metric)) : at(metric)?.toExponential(1) ?? "",
+        grouped(at("rounds")),
+        run.crossing != null ? grouped(run.crossing) : !run.has_baseline ? "no baseline" : run.ended ? "not reached" : "",
+        percent(run.skipped, 1), run.device, run.status,
       ];
       const tr = element("tr", "");
       cells.forEach((cell, i) => tr.append(element("td", cell, { class: i > 2 && i < 8 ? "n" : "" })));
@@ -273,6 +325,7 @@ function listRuns() {
       return tr;
     }),
   );
+  hints();
 }
 
 function showRun(name, row) {
@@ -280,13 +333,16 @@ function showRun(name, row) {
   row.classList.add("chosen");
   const run = DATA.runs[name];
   const facts = {
-    Folder: run.folder,
+    Status: run.status,
     "Made on": `${run.summary.device} (${run.device}), ${run.summary.precision}`,
     Data: run.summary.data,
     Commit: run.commit,
     Versions: Object.entries(run.summary.versions || {}).map((pair) => pair.join(" ")).join(", "),
   };
   const list = element("dl", "");
+  const place = element("dd", "");
+  place.append(element("a", run.folder, { href: encodeURI(run.folder) }));
+  list.append(element("dt", "Folder"), place);
   Object.entries(facts).forEach(([key, value]) => list.append(element("dt", key), element("dd", value ?? "unknown")));
   const command = element("div", "", { class: "command" });
   const copy = element("button", "Copy", { type: "button" });
@@ -305,24 +361,23 @@ function showRun(name, row) {
 
 function drawRun(run, [accuracy, loss, trigger, heat], plots) {
   const epochs = run.columns.epoch;
+  if (!epochs) return;
   const line = (name, color, dash = "solid") => ({
     x: epochs, y: run.columns[name], name: name.replace("_", " "), mode: "lines", line: { color: tone(color), dash, width: 2 },
   });
   const metrics = Object.keys(run.columns).filter(isMetric);
   const colors = ["#D55E00", "#0072B2", "#009E73", "#CC79A7"];
   const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } };
-  plots.append(accuracy, loss);
+  plots.append(accuracy, loss, ...(run.columns.threshold ? [trigger] : []), ...(run.uploads ? [heat] : []));
   draw(accuracy, metrics.map((m, i) => line(m, colors[i % 4])), layout("epoch", metrics[0] in OBJECTIVES ? "objective" : "test accuracy", { ...legend,
-    yaxis: metrics[0] in OBJECTIVES ? { type: "log", exponentformat: "power" } : { tickformat: ".4~%" } }));
-  draw(loss, [line("training_loss", "#0072B2")], layout("epoch", "training loss", { yaxis: { type: "log" } }));
+    yaxis: metrics[0] in OBJECTIVES ? logAxis(metrics.flatMap((m) => run.columns[m])) : { tickformat: ".4~%" } }));
+  draw(loss, [line("training_loss", "#0072B2")], layout("epoch", "training loss", { yaxis: logAxis(run.columns.training_loss) }));
   if (run.columns.threshold) {
-    plots.append(trigger);
     const lines = [line("threshold", "#D55E00"), line("difference_mean", "#0072B2"), line("difference_max", "#0072B2", "dot"),
       line("difference_min", "#0072B2", "dash")];
-    draw(trigger, lines, layout("epoch", "what the trigger compares", { ...legend, yaxis: { type: "log" } }));
+    draw(trigger, lines, layout("epoch", "what the trigger compares", { ...legend, yaxis: logAxis(lines.flatMap((one) => one.y)) }));
   }
   if (run.uploads) {
-    plots.append(heat);
     const bins = run.uploads[0].length;
     const map = {
       type: "heatmap", z: run.uploads, zmin: 0, zmax: 1, colorscale: "Cividis", colorbar: { tickformat: ".0%", thickness: 12 },
@@ -338,14 +393,16 @@ function drawRun(run, [accuracy, loss, trigger, heat], plots) {
 
 function start() {
   const done = Object.keys(DATA.runs).length;
-  const notRun = DATA.tasks.filter((task) => task.finished < task.planned);
-  const missing = notRun.map((task) => `${task.label} ${task.planned - task.finished} of ${task.planned}`);
-  $("status").textContent = `${done} runs. ${missing.length ? `Not run: ${missing.join("; ")}.` : ""}`;
-  $("task").replaceChildren(...DATA.tasks.map((t) => new Option(t.finished ? t.label : `${t.label} (not run)`, t.name)));
-  $("task").value = (DATA.tasks.find((task) => task.finished) || DATA.tasks[0]).name;
+  const planned = DATA.views.filter((view) => view.finished < view.planned);
+  const missing = planned.map((view) => `${view.label} ${view.planned - view.finished} of ${view.planned}`);
+  $("status").textContent = `${done} runs. ${missing.length ? `Not finished: ${missing.join("; ")}.` : ""}`;
+  $("commands").textContent = DATA.again;
+  const options = DATA.views.map((view, i) => new Option(view.finished ? view.label : `${view.label} (not run)`, i));
+  $("view").replaceChildren(...options);
+  $("view").value = Math.max(0, DATA.views.findIndex((view) => view.finished));
   $("link").replaceChildren(...DATA.links.filter((name) => name !== "ideal").map((name) => new Option(name, name)));
   quantities();
-  $("task").onchange = () => {
+  $("view").onchange = () => {
     quantities();
     refresh();
   };
@@ -358,6 +415,7 @@ function start() {
   fillFilters();
   listRuns();
   refresh();
+  window.addEventListener("resize", hints);
 }
 
 start();
