@@ -1,7 +1,7 @@
 """What Hydra and OmegaConf refuse, said in one line for somebody who knows neither."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -14,7 +14,7 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name}: there is none in conf/{group}; choose one of {', '.join(error.options)}"
+        return f"{group}={name}: there is none in conf/{group}; {did_you_mean(name, error.options)}"
     if isinstance(error, OverrideParseException):
         wrong = "not of the form key=value" if "missing EQUAL" in text else f"cannot be read ({text.splitlines()[1]})"
         return f"{error.override}: {wrong}; see --help"
@@ -26,6 +26,14 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     return " ".join(text.split("Config search path")[0].split())
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """What to choose in place of a word that is none of those known."""
+    by_lower_case = {name.lower(): name for name in known}
+    similar = [by_lower_case[name] for name in get_close_matches(word.lower(), by_lower_case, 2)]
+    choice = f"hoose one of {', '.join(known)}"
+    return f"did you mean {' or '.join(similar)}? C{choice}" if similar else f"c{choice}"
 
 
 def _unknown_key(key: str, known: DictConfig) -> str:

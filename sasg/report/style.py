@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from sasg.report.appearance import appearances
+
 COLUMN, PAGE = 3.5, 7.16  # inches: the widths of a column and of a page of a two-column paper
 PNG_DPI = 200
 
@@ -102,7 +104,17 @@ def looks(series: Iterable[Named]) -> dict[str, Look]:
             found[label] = _LOOKS[method]
     for number, label in enumerate(sorted(wanted.keys() - found.keys())):
         found[label] = _OTHERS[number % len(_OTHERS)]
-    return {label: Look(label, *found[label]) for label in wanted}
+    return {label: Look(label, *found[label]) for label in wanted} | _said(wanted, found)
+
+
+def _said(wanted: dict[str, str], found: dict[str, tuple]) -> dict[str, Look]:
+    """Where a method's YAML says how it looks: that, for the first of its labels."""
+    said = appearances()
+    first = {method: label for label, method in reversed(wanted.items()) if method in said}
+    return {
+        label: Look(label, *(own or usual for own, usual in zip(said[method].look, found[label], strict=True)))
+        for method, label in first.items()
+    }
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
