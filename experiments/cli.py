@@ -78,8 +78,8 @@ def _help() -> str:
             "",
             "sasg COMMAND --help tells more. Runs go to results/runs beside the call. Your own methods, data sets and",
             "models are Python files beside the call, named by YAML files in conf/ there (or in the folder SASG_CONF).",
-            "Exit code 0: done. 1: something failed. 2: something to mend, said in one line. 3: stopped; the same command",
-            "goes on.",
+            "Exit code 0: done. 1: something failed. 2: something to mend, said in one line. 3: stopped; the same",
+            "command goes on.",
         ]
     )
 

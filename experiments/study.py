@@ -75,7 +75,7 @@ def parse(words: Iterable[str]) -> Command:
 
 
 def load_study(name: str) -> Study:
-    """A study of conf/study, the suite's or a user's own, or of a YAML file. UserError: there is none, or it is wrong."""
+    """A study by its name in conf/study, the suite's or a user's, or by its YAML file. UserError: none, or it is wrong."""
     path = Path(name) if name.endswith(".yaml") else files("study").get(name)
     if path is None:
         known = sorted(files("study"))
@@ -86,7 +86,8 @@ def load_study(name: str) -> Study:
     if study.reference is not None:
         names = [_name_of(method) for method in study.methods]
         if study.reference not in names:
-            raise UserError(f"{path}: reference={study.reference}: is none of its methods; {did_you_mean(study.reference, names)}")
+            hint = did_you_mean(study.reference, names)
+            raise UserError(f"{path}: reference={study.reference}: is none of its methods; {hint}")
         study.report = [{"reference": study.reference, **p} if _compares(p) else p for p in study.report]
     return study
 
