@@ -75,7 +75,7 @@ def parse(words: Iterable[str]) -> Command:
 
 
 def load_study(name: str) -> Study:
-    """A study by its name in conf/study, the suite's or a user's, or by its YAML file. UserError: none, or it is wrong."""
+    """A study by its name in conf/study, the suite's or a user's, or by its YAML file. UserError."""
     path = Path(name) if name.endswith(".yaml") else files("study").get(name)
     if path is None:
         known = sorted(files("study"))
