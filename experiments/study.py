@@ -1,9 +1,6 @@
 """What a study is, and what the command line asks of it."""
 
-import contextlib
 import functools
-import inspect
-import pydoc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +13,7 @@ from experiments.composing import composed, quiet_hydra
 from experiments.messages import did_you_mean
 from sasg.config import Config
 from sasg.errors import UserError
+from sasg.parts import takes
 from sasg.places import CONF, files, refuse_hidden
 
 _SINGULAR = {"tasks": "task", "methods": "method", "algorithm": "method", "seeds": "seed"}
@@ -88,7 +86,7 @@ def load_study(name: str) -> Study:
         if study.reference not in names:
             hint = did_you_mean(study.reference, names)
             raise UserError(f"{path}: reference={study.reference}: is none of its methods; {hint}")
-        study.report = [{"reference": study.reference, **p} if _compares(p) else p for p in study.report]
+        study.report = [{"reference": study.reference, **p} if takes(p, "reference") else p for p in study.report]
     return study
 
 
@@ -108,14 +106,6 @@ def _name_of(method: str) -> str:
     """algorithm.name of a study's method."""
     name, *own = method.split()
     return next((word.partition("=")[2] for word in reversed(own) if word.startswith("algorithm.name=")), name)
-
-
-def _compares(part: dict[str, Any]) -> bool:
-    """Whether a part of the report takes a `reference`, what others are compared with."""
-    with contextlib.suppress(pydoc.ErrorDuringImport):  # told when the part is built
-        function = pydoc.locate(str(part.get("kind")))
-        return callable(function) and "reference" in inspect.signature(function).parameters
-    return False
 
 
 def study_configs(name: str, runs_dir: str) -> list[Config]:
