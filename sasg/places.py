@@ -51,4 +51,4 @@ def description(path: Path) -> str:
             break
         if not line.startswith("# @package"):
             words.append(line.lstrip("# ").strip())
-    return re.split(r"(?<=[\w)])[.:](?= [A-Z]|$)", " ".join(words))[0]
+    return re.split(r"(?<=[\w)])(?:\.(?= [A-Z])|[.:]$)", " ".join(words))[0]
