@@ -8,6 +8,12 @@ SEEDS ?=
 JOBS ?=
 BUDGET ?=
 DEVICE ?=
+
+# A mistyped variable would be ignored, and everything run.
+known := PYTHON TASKS SEEDS JOBS BUDGET DEVICE DATA OMP_NUM_THREADS
+unknown := $(filter-out $(known),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
+$(if $(unknown),$(error $(unknown)=: not known here; choose from $(known) (in capitals, with their S)))
+
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
 	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE))
 

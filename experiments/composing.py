@@ -13,11 +13,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from experiments.listing import names_by_group
 from experiments.messages import one_line
 from experiments.yaml_errors import about_yaml
 from sasg.__main__ import telling_user_errors
 from sasg.config import Config, from_dict
 from sasg.errors import UserError
+from sasg.report.appearance import APPEARANCE
 
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we say what is wrong in one line
 os.environ.setdefault("SASG_CONF", os.path.join(os.getcwd(), "conf"))  # for conf/train.yaml
@@ -37,6 +39,7 @@ def _for_method(by_method: Any, name: str) -> Any:
 
 
 OmegaConf.register_new_resolver("for_method", _for_method, replace=True)
+OmegaConf.register_new_resolver("suite_groups", names_by_group, replace=True)  # for --help
 
 
 def composed(values: omegaconf.DictConfig) -> tuple[Config, str | None]:
@@ -45,6 +48,8 @@ def composed(values: omegaconf.DictConfig) -> tuple[Config, str | None]:
     write = plain.pop("write", None)
     if plain["tracker"].get("kind") == "none":
         plain["tracker"] = None
+    for key in APPEARANCE:  # no part of a run: the files of conf/algorithm say it to those who draw
+        plain["algorithm"].pop(key, None)
     return from_dict(plain), write
 
 

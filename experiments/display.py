@@ -9,14 +9,9 @@ from rich.live import Live
 from rich.table import Table
 
 from experiments.pool import Job, Pool, total_seconds
+from experiments.several import duration
 from sasg.report.runs import Entry
 from sasg.training.progress import metric_text
-
-
-def duration(seconds: float) -> str:
-    """h:mm:ss"""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -17,7 +17,7 @@ def one_line(error: Exception) -> str:
     text = str(error) or str(error.__cause__ or type(error).__name__)  # Hydra's own are empty for some of its causes
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name}: there is none in conf/{group}; choose one of {', '.join(error.options)}"
+        return f"{group}={name}: there is none in conf/{group}; {did_you_mean(name, error.options)}"
     if isinstance(error, OverrideParseException):
         return _unreadable(error.override)
     if several := re.match("Ambiguous value for argument '(.*)'", text):
@@ -74,6 +74,14 @@ def _split_by_the_shell(word: str) -> str:
     end = next((i for i in range(place, len(words)) if "=" in words[i]), len(words))
     key, _, value = " ".join(words[start:end]).partition("=")
     return f", or part of a value with spaces ({typed(key, value)})"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """What to choose in place of a word that is none of those known."""
+    by_lower_case = {name.lower(): name for name in known}
+    similar = [by_lower_case[name] for name in get_close_matches(word.lower(), by_lower_case, 2)]
+    choice = f"hoose one of {', '.join(known)}"
+    return f"did you mean {' or '.join(similar)}? C{choice}" if similar else f"c{choice}"
 
 
 def _unknown_key(key: str, known: DictConfig) -> str:

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from experiments.display import duration
 from experiments.gpus import visible_gpus
 from experiments.pool import Job, total_seconds
+from experiments.several import duration
 from sasg.config import Config
 from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset

@@ -7,7 +7,8 @@
     experiments/reproduce.py study=table2 task=mnist epochs=2         # other settings: tables in a folder of their own
     experiments/reproduce.py study=table2 jobs=0                      # only the tables, from the runs that are finished
 
-study, task, method, seeds: what to run (default: all that conf/study/STUDY.yaml names); several with commas.
+study: of conf/study, yours beside the call (or in SASG_CONF) too, or a YAML file; installed: sasg study NAME ...
+task, method, seeds: what to run (default: all that the study names); several with commas.
 jobs: runs at a time (default: as many as cores, or as GPUs), 0 for tables alone. budget: stop cleanly after e.g. 30m.
 force=true: start even if it would take more than a day. Everything else is passed on to the runs (experiments/train.py
 --help): device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
@@ -33,7 +34,7 @@ from sasg.environment import require  # noqa: E402
 require("hydra", "torch")
 
 from experiments.composing import telling_errors  # noqa: E402
-from experiments.study import Command, Study, compose_grid, load_study, parse  # noqa: E402
+from experiments.study import Command, Study, compose_grid, load_study, parse, study_name  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402
 from sasg.config import UNHASHED, Config, digest  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
@@ -98,7 +99,7 @@ def _reported(command: Command, study: Study, wanted: Sequence[Config]) -> tuple
     runs_dir = wanted[0].runs_dir
     grid = compose_grid(study.tasks, study.methods, study.seeds, overrides)
     configs = [*(replace(config, runs_dir=runs_dir) for config in grid), *wanted]
-    return list({_settings(config): config for config in configs}.values()), command.study
+    return list({_settings(config): config for config in configs}.values()), study_name(command.study)
 
 
 def _axes(command: Command, study: Study) -> tuple[Sequence[str], Sequence[str], Sequence[int]]:
@@ -151,8 +152,8 @@ def _settings(config: Config) -> str:
 def _folder_name(command: Command, wanted: Sequence[Config]) -> str:
     """A name that tells the settings, so that the study's own tables are not overwritten."""
     words = [word for word in command.overrides if _changes_numbers(word)]
-    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", "-".join([command.study, *words]))
-    return name if words and len(name) <= 60 else f"{command.study}-{_settings(wanted[0])[:8]}"
+    name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", "-".join([study_name(command.study), *words]))
+    return name if words and len(name) <= 60 else f"{study_name(command.study)}-{_settings(wanted[0])[:8]}"
 
 
 def _changes_numbers(override: str) -> bool:

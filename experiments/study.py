@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.composing import composed, quiet_hydra
+from experiments.messages import did_you_mean
 from sasg.config import Config
 from sasg.errors import UserError
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from sasg.parts import takes
+from sasg.places import CONF, files, refuse_hidden
 
 _SINGULAR = {"tasks": "task", "methods": "method", "algorithm": "method", "seeds": "seed"}
 _LISTS = ("task", "method", "seed")
@@ -28,6 +29,7 @@ class Study:
     methods: list[str]  # files of conf/algorithm, each followed by overrides of its own if any
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)  # of every run
+    reference: str | None = None  # the method that others are compared with, in those parts of the report that do so
     report: list[dict[str, Any]] = field(default_factory=list)  # parts: see sasg.report.writing
 
 
@@ -49,6 +51,9 @@ def parse(words: Iterable[str]) -> Command:
     """A command from key=value words; what is not the study's own is passed on to the runs. UserError."""
     own: dict[str, Any] = {}
     overrides = []
+    words = list(words)
+    if words and "=" not in words[0] and not words[0].startswith("~"):  # sasg study NAME
+        words[0] = f"study={words[0]}"
     for word in words:
         key, equals, value = word.partition("=")
         key = _SINGULAR.get(key, key)
@@ -63,16 +68,44 @@ def parse(words: Iterable[str]) -> Command:
         else:
             own[key] = _value(key, value)
     if "study" not in own:
-        raise UserError(f"which study? Give study=..., one of {', '.join(_studies())}")
+        raise UserError(f"which study? Give study=..., one of {', '.join(sorted(files('study')))}")
     return Command(**own, overrides=tuple(overrides))
 
 
 def load_study(name: str) -> Study:
-    """A study of conf/study. UserError: there is none of this name, or its file is not right."""
-    path = CONF / "study" / f"{name}.yaml"
-    if name not in _studies():
-        raise UserError(f"study={name}: there is none in conf/study; choose one of {', '.join(_studies())}")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), OmegaConf.load(path)))
+    """A study by its name in conf/study, the suite's or a user's, or by its YAML file. UserError."""
+    path = Path(name) if name.endswith(".yaml") else files("study").get(name)
+    if path is None:
+        known = sorted(files("study"))
+        raise UserError(f"study={name}: there is none in conf/study; {did_you_mean(name, known)}")
+    if not path.is_file():
+        raise UserError(f"study={name}: there is no such file")
+    study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), _mapping(path)))
+    if study.reference is not None:
+        names = [_name_of(method) for method in study.methods]
+        if study.reference not in names:
+            hint = did_you_mean(study.reference, names)
+            raise UserError(f"{path}: reference={study.reference}: is none of its methods; {hint}")
+        study.report = [{"reference": study.reference, **p} if takes(p, "reference") else p for p in study.report]
+    return study
+
+
+def study_name(name: str) -> str:
+    """What the folder of a study's tables is called, for a study that is named or given as a YAML file."""
+    return Path(name).stem if name.endswith(".yaml") else name
+
+
+def _mapping(path: Path) -> DictConfig:
+    values = OmegaConf.load(path)
+    if not isinstance(values, DictConfig):
+        raise UserError(f"{path}: a study has the keys tasks, methods, seeds, overrides, reference and report")
+    return values
+
+
+def _name_of(method: str) -> str:
+    """algorithm.name of a study's method."""
+    name, *own = method.split()
+    return next((word.partition("=")[2] for word in reversed(own) if word.startswith("algorithm.name=")), name)
 
 
 def study_configs(name: str, runs_dir: str) -> list[Config]:
@@ -97,6 +130,7 @@ def compose_grid(
 
 @functools.cache
 def _values(task: str, method: str, overrides: tuple[str, ...]) -> DictConfig:
+    refuse_hidden()
     with quiet_hydra(), initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         name, *own = method.split()
         return compose("train", [f"task={task}", f"algorithm={name}", *overrides, *own])
@@ -121,7 +155,3 @@ def _whole(key: str, text: str) -> int:
     if not text.isdecimal():
         raise UserError(f"{key}={text}: must be a whole number, at least 0")
     return int(text)
-
-
-def _studies() -> list[str]:
-    return sorted(path.stem for path in (CONF / "study").glob("*.yaml"))

@@ -18,15 +18,17 @@ require("hydra", "torch")
 import hydra  # noqa: E402
 
 from experiments.composing import RunNotFinished, composed, quiet_hydra, telling_errors  # noqa: E402
+from experiments.several import Several  # noqa: E402
 from sasg.__main__ import EXIT_CODES, run_config  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.lifetime import outlive_terminal  # noqa: E402
+from sasg.places import CONF, refuse_hidden  # noqa: E402
 
 _QUEUE: list[Config] = []  # Hydra composes and checks all runs before the first one starts
 
 
-@hydra.main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _compose(values) -> None:
     config, write = composed(values)
     if write:
@@ -39,7 +41,7 @@ def _compose(values) -> None:
         _QUEUE.append(config)
 
 
-@hydra.main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _run_in_job(values) -> None:
     """One run of a sweep, in the process that a launcher started for it."""
     outlive_terminal()
@@ -70,6 +72,7 @@ def main() -> int:
 
 def _compose_all(words: list[str]) -> None:
     """Fill the queue. UserError: one of several runs has a mistake, before the first one starts."""
+    refuse_hidden()
     _with_hydra(_compose, words)
     if len(_QUEUE) > 1:  # a single run checks itself
         from sasg.training.trainer import check_parts
@@ -80,7 +83,9 @@ def _compose_all(words: list[str]) -> None:
 
 def _run_all() -> int:
     worst = 0
+    several = Several(_QUEUE)
     for config in _QUEUE:
+        several.announce(config)
         code = run_config(config)
         worst = max(worst, code)
         if code == EXIT_CODES["stopped"] and config.budget is None:

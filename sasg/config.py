@@ -119,6 +119,8 @@ class Data:
 
     root: str = field(default_factory=lambda: os.environ.get("SASG_DATA", "data"))
     download: bool = True
+    file: str | None = None  # of a user's own data, for loaders that take a `file`
+    test_file: str | None = None
 
     def __post_init__(self):
         if not self.root:

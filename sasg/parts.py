@@ -37,6 +37,18 @@ def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **giv
     return built
 
 
+def takes(spec: Mapping[str, Any], argument: str) -> bool:
+    """Whether the part that `spec` names has this argument, and `spec` leaves it to the program.
+
+    False where there is no such part, which `build` tells.
+    """
+    try:
+        part = _import("", spec["kind"])
+    except (UserError, KeyError, TypeError):
+        return False
+    return argument not in spec and argument in inspect.signature(part).parameters
+
+
 def resolve(where: str, spec: Mapping[str, Any], given: Collection[str]) -> tuple[Callable, dict[str, Any]]:
     """The callable that `spec` names and its checked options; `given` are the names of the program's own arguments."""
     if not isinstance(spec, Mapping) or "kind" not in spec:

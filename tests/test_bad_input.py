@@ -360,7 +360,7 @@ COMMANDS = [
     ("workers=20", "workers: unknown key; did you mean cluster.workers?"),
     ("density=0.1", "density: unknown key; did you mean algorithm.compressor.density?"),
     ("lr=0.1", "lr: unknown key; see --help"),
-    ("task=cifar", f"task=cifar: there is none in conf/task; choose one of {TASKS}"),
+    ("task=cifar", f"task=cifar: there is none in conf/task; did you mean cifar10 or cifar100? Choose one of {TASKS}"),
     ("task=", f"task=: there is none in conf/task; choose one of {TASKS}"),
     ("preset=published", "preset=published: there is none in conf/preset; choose one of paper, reference"),
     (
@@ -485,7 +485,7 @@ def test_a_yaml_file_that_cannot_be_read(monkeypatch, capsys, tmp_path, words, c
 
 def test_an_unknown_method_is_answered_by_a_list(monkeypatch, capsys):
     said = said_by_hydra_front(monkeypatch, capsys, "algorithm=SASG")
-    assert said.startswith("algorithm=SASG: there is none in conf/algorithm; choose one of ")
+    assert said.startswith("algorithm=SASG: there is none in conf/algorithm; did you mean sasg")
     assert {"lasg", "sasg", "sgd", "sparse"} <= set(said.rpartition("one of ")[2].split(", "))
 
 

@@ -23,6 +23,7 @@ TORCHVISION = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py/", "cifar-10-*"),
     "cifar100": ("CIFAR100", "cifar-100-python/", "cifar-100-*"),
 }
+_DEFAULT_ROOT = "data"  # sasg.config's; the only one that a download makes, as another may be mistyped
 # torchvision checks the checksums of CIFAR, but not those of MNIST once it is unpacked.
 MNIST_SHA256 = "c868f4cc70f1ec2961bd3b26437ea3a5d0e93cba4d95b336c6d475dd9dabb021"
 
@@ -37,6 +38,8 @@ def look_up(name: str, root: Path, download: bool) -> tuple[Arrays, str]:
     if archive.exists():
         return read_npz(archive), f"{archive.name} (Keras layout)"
     if download:
+        if not root.is_dir() and root != Path(_DEFAULT_ROOT):
+            raise UserError(f"data.root={root}: there is no such folder; make it (mkdir -p {root}) to download {name}")
         return _load_torchvision(name, root, download=True), f"torchvision's files ({folder})"
     raise UserError(
         f"{name} is not in {root}: put torchvision's files ({folder}) or {archive.name} (Keras layout) there, "

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.func import functional_call
 
 from sasg.config import Config
 from sasg.errors import NoSmoothness, UserError
-from sasg.parts import build
+from sasg.parts import build, takes
 from sasg.problem.admission import admit, materialise
 from sasg.problem.batches import Batches
 from sasg.problem.datasets import Dataset
@@ -30,13 +31,25 @@ _EVALUATION_BATCH = 1000
 
 def load_dataset(config: Config) -> Dataset:
     """The data set of a configuration; UserError if it is not there, damaged, or not the one named."""
-    dataset = build("dataset", config.dataset, Dataset, root=config.data.root, download=config.data.download)
+    dataset = build("dataset", config.dataset, Dataset, **given_to_loader(config))
     if config.data_sha256 not in (None, dataset.sha256):
         raise UserError(
             f"data.root={config.data.root}: {dataset.name} differs from the data of this configuration "
             f"(SHA-256 {dataset.sha256[:12]}..., not {config.data_sha256[:12]}...); use the same files"
         )
     return dataset
+
+
+def given_to_loader(config: Config) -> dict[str, Any]:
+    """What a data set's loader is called with besides its options. UserError: a file, where it takes none."""
+    data = config.data
+    given = {"root": data.root, "download": data.download}
+    if takes(config.dataset, "file"):
+        return {**given, "file": data.file, "test_file": data.test_file}
+    for key in ("file", "test_file"):
+        if getattr(data, key) is not None:
+            raise UserError(f"data.{key}={getattr(data, key)}: is for dataset=npz, csv or folder; name one of them")
+    return given
 
 
 def build_objective(config: Config) -> Objective:

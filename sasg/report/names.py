@@ -1,5 +1,7 @@
 """What methods, tasks and metrics are called in tables and figures."""
 
+from sasg.report.appearance import appearances
+
 METHODS = {
     "sgd": "SGD",
     "sparse": "Sparse",
@@ -70,13 +72,14 @@ def metric_text(metric: str, value: float) -> str:
 def method_name(method: str) -> str:
     """A method's name for readers: "SASG", or "SASG 5 %" for the variant sasg_0.05; its own where it has no other."""
     base = family(method)
+    name = _said(base) or METHODS.get(base, base)
     if base == method:
-        return METHODS.get(method, method)
+        return name
     suffix = method.removeprefix(f"{base}_")
     try:
-        return f"{METHODS[base]} {100 * float(suffix):g} %"
+        return f"{name} {100 * float(suffix):g} %"
     except ValueError:
-        return f"{METHODS[base]} {suffix}"
+        return f"{name} {suffix}"
 
 
 def task_name(task: str) -> str:
@@ -87,4 +90,13 @@ def task_name(task: str) -> str:
 def family(method: str) -> str:
     """The method that a variant such as sasg_0.05 belongs to; the method itself otherwise."""
     base = method.rsplit("_", 1)[0]
-    return base if method not in METHODS and base in METHODS else method
+    return base if not _is_known(method) and _is_known(base) else method
+
+
+def _said(method: str) -> str | None:
+    """What the YAML of a method calls it."""
+    return appearances()[method].label if method in appearances() else None
+
+
+def _is_known(method: str) -> bool:
+    return method in METHODS or method in appearances()

@@ -1,12 +1,9 @@
 """The paper's numbers, from results/paper/*.csv."""
 
 import csv
-from pathlib import Path
 
-import sasg
 from sasg.errors import UserError
-
-FOLDER = Path(sasg.__file__).parent.parent / "results" / "paper"
+from sasg.places import PAPER
 
 
 def published(name: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -14,7 +11,7 @@ def published(name: str) -> dict[tuple[str, str], dict[str, str]]:
 
     UserError: there is no such table here.
     """
-    path = FOLDER / f"{name}.csv"
+    path = PAPER / f"{name}.csv"
     if not path.exists():
         raise UserError(f"{path}: the published numbers of {name!r} are not there; they are part of the repository")
     with path.open(newline="") as file:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sasg.places import CONF
 from sasg.report.epochs import Epoch, epochs_of, largest
 from sasg.report.names import method_name, percent
-from sasg.report.published import FOLDER
 from sasg.report.runs import Entry
 from sasg.report.series import all_series
 from sasg.report.writing import Row, Table
@@ -28,7 +28,7 @@ Key = tuple[str, int]  # method, seed
 
 def table(entries: Sequence[Entry], replay: Path | None = None) -> Table:
     """A row per run, and their epochs in a section with a CSV of its own. replay: another file than the suite's."""
-    replayed = _replayed(replay or FOLDER.parent / "published_draws" / REPLAY)
+    replayed = _replayed(replay or CONF.parent / "results" / "published_draws" / REPLAY)
     by_epoch = {_key(entry): epochs_of(entry.run) for entry in entries if entry.words == "finished"}
     numbers = [_numbers(entry, by_epoch.get(_key(entry), []), replayed.get(_key(entry), [])) for entry in entries]
     series = {id(entry): one for one in all_series(entries) for entry in one.entries}

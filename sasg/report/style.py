@@ -13,6 +13,7 @@ import matplotlib.colors
 import numpy as np
 from matplotlib.figure import Figure
 
+from sasg.report.appearance import appearances
 from sasg.report.names import family
 
 COLUMN, PAGE = 3.5, 7.16  # inches: the widths of a column and of a page of a two-column paper
@@ -120,7 +121,17 @@ def looks(series: Iterable[Named]) -> dict[str, Look]:
     free = [look for look in _OTHERS if look not in found.values()] or list(_OTHERS)
     for number, label in enumerate(sorted(wanted.keys() - found.keys())):
         found[label] = free[number % len(free)]
-    return {label: Look(label, *found[label]) for label in wanted}
+    return {label: Look(label, *found[label]) for label in wanted} | _said(wanted, found)
+
+
+def _said(wanted: dict[str, str], found: dict[str, tuple]) -> dict[str, Look]:
+    """Where a method's YAML says how it looks: that, for the first of its labels."""
+    said = appearances()
+    first = {method: label for label, method in reversed(wanted.items()) if method in said}
+    return {
+        label: Look(label, *(own or usual for own, usual in zip(said[method].look, found[label], strict=True)))
+        for method, label in first.items()
+    }
 
 
 def _shades(labels: Sequence[str], line: str | tuple) -> dict[str, tuple]:

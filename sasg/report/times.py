@@ -7,19 +7,21 @@ import numpy as np
 import pandas as pd
 import yaml
 
-import sasg
 from sasg.cluster.links import Link
 from sasg.parts import build
+from sasg.places import files
 from sasg.report.curves import frame
 from sasg.report.runs import Run
 
-_FOLDER = Path(sasg.__file__).parent.parent / "conf" / "link"
+
+def links() -> dict[str, Link]:
+    """The link models of conf/link, and a user's own, by name, the fastest first. UserError: one is not right."""
+    return _read(tuple(files("link").items()))
 
 
 @cache
-def links() -> dict[str, Link]:
-    """The link models of conf/link by name, the fastest first."""
-    found = {path.stem: build("link", yaml.safe_load(path.read_text()), Link) for path in _FOLDER.glob("*.yaml")}
+def _read(named: tuple[tuple[str, Path], ...]) -> dict[str, Link]:
+    found = {name: build(str(path), yaml.safe_load(path.read_text()), Link) for name, path in named}
     return dict(sorted(found.items(), key=lambda item: -(item[1].up_bits_per_second or np.inf)))
 
 

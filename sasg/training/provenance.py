@@ -93,9 +93,14 @@ def code_sha256() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with "-modified" where tracked files differ; None without git."""
+    """The commit of the source tree, with "-modified" where tracked files differ; None without git.
+
+    None for an installed package too, though it may lie within a repository, of something else.
+    """
     root = Path(sasg.__file__).parent.parent
     try:
+        known = ["git", "ls-files", "--error-unmatch", "sasg/__init__.py"]
+        subprocess.run(known, cwd=root, capture_output=True, check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
         status = ["git", "status", "--porcelain", "--untracked-files=no", "--", "sasg", "conf", "experiments"]
         changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import make_draws
-from sasg.problem.problem import Problem, build_objective
+from sasg.problem.problem import Problem, build_objective, given_to_loader
 from sasg.training.graph import Captured
 from sasg.training.records import Records
 from sasg.training.schedule import StepSchedule
@@ -32,7 +32,7 @@ def check_parts(config: Config) -> None:
     check_codes(config.index_codes or CODES)
     if config.link is not None:
         build("link", config.link, Link)
-    resolve("dataset", config.dataset, ("root", "download"))
+    resolve("dataset", config.dataset, given_to_loader(config))
     resolve("shards", config.shards, ("labels", "sources", "num_workers", "seed"))
     resolve("model", config.model, ("image_shape", "num_classes"))
 

@@ -1,0 +1,48 @@
+"""From where on do two runs differ? Say, one that was repeated, or the same on a CPU and on a GPU.
+
+    sasg compare results/runs/mnist-sasg-s1-5028ab9c results/runs/mnist-sasg-s1-d0ffa332
+
+Exit code 0: metrics and upload decisions are equal bit for bit. 1: they differ.
+In a checkout that is not installed: scripts/compare.py.
+"""
+
+import argparse
+from pathlib import Path
+
+from sasg.errors import UserError
+from sasg.report.comparison import compare
+from sasg.report.repetition import in_words
+from sasg.report.runs import Entry, entries_in
+from sasg.report.series import flat
+
+
+def main() -> int:
+    """Print how the two runs differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("other", type=Path, help="another one's")
+    options = parser.parse_args()
+    entries = [_entry(path) for path in (options.run, options.other)]
+    for line in _settings(*entries):
+        print(line)
+    found = compare(*(entry.found for entry in entries))
+    print("\n".join(in_words(found)))
+    return 0 if found.identical else 1
+
+
+def _entry(path: Path) -> Entry:
+    entries = entries_in([path])
+    run = entries[0].found
+    if len(entries) > 1 or run is None or not run.has_rows or not (path / "uploads.npz").exists():
+        raise UserError(f"{path}: must be the folder of one run that has results (metrics.csv, uploads.npz)")
+    return entries[0]
+
+
+def _settings(one: Entry, other: Entry) -> list[str]:
+    identities = [entry.found.identity for entry in (one, other)]
+    data = [(identity["data_sha256"], identity["device"]) for identity in identities]
+    a, b = (flat(entry.config.identity(*known)) for entry, known in zip((one, other), data, strict=True))
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    if a["task.name"] != b["task.name"] or a["cluster.workers"] != b["cluster.workers"]:
+        raise UserError("these runs have other tasks or numbers of workers; only what is alike can be compared")
+    return [f"{key}: {a.get(key)} | {b.get(key)}" for key in keys]
