@@ -3,9 +3,9 @@
 
     benchmarks/same_bits.py > before.txt; (the change); benchmarks/same_bits.py | diff before.txt -
 
-For each method the SHA-256 (first 16 digits) of four things after the first iterations: the parameters, who uploaded in
-which iteration, what the trigger compared (differences and thresholds), and the ledger's totals. All of it depends on the
-processor and on the versions of libraries, so compare on one machine alone. On MNIST where its files are, else on the digits.
+For each method the SHA-256 (first 16 digits) of four things after the first iterations: the parameters, who uploaded
+in which iteration, what the trigger compared (differences and thresholds), and the ledger's totals. The bits depend on
+the processor and on the libraries' versions: compare on one machine. On MNIST where its files are, else on the digits.
 """
 
 import argparse
