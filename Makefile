@@ -68,7 +68,7 @@ imports: setup
 	$(RUN) scripts/imports.py
 
 docs: .venv/docs
-	$(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 notebooks: .venv/notebooks
 	$(RUN) -m jupyterlab notebooks

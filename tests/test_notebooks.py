@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are stored without outputs."""
+"""The notebooks run from top to bottom, show their figures, and are stored without outputs."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-NAMES = ["01-tour", "02-add-a-method", "03-read-the-results"]
+NAMES = ["01-tour", "02-add-a-method", "03-read-the-results", "04-from-an-idea-to-a-figure"]
+PICTURES = {"01-tour": 2, "02-add-a-method": 1, "03-read-the-results": 1, "04-from-an-idea-to-a-figure": 1}
 
 
 def read(name: str) -> nbformat.NotebookNode:
@@ -35,7 +36,9 @@ def test_runs(name, monkeypatch, tmp_path):
     monkeypatch.delenv("SASG_CONF", raising=False)  # set by whoever composed before, in this process
     place = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(notebook, timeout=250, kernel_name="python3", resources=place).execute()
-    assert any(cell.get("outputs") for cell in notebook.cells)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == PICTURES[name]
+    assert "<Figure" not in "".join(output.get("text", "") for output in shown)
 
 
 def _two_runs(runs_dir: Path) -> None:
