@@ -53,7 +53,7 @@ test: setup
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 coverage: .venv/dev
-	$(RUN) -m pytest -n 2 --dist loadfile --cov --cov-report=term --cov-report=html
+	$(RUN) -m pytest -n 3 --dist worksteal --cov --cov-report=term --cov-report=html
 
 lint: .venv/dev
 	$(RUN) -m ruff check .

@@ -1,7 +1,6 @@
 """What workers upload."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,13 +46,13 @@ class Payload:
     side: Tensor | None = None
     known_support: bool = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         assert self.indices is not None or not (self.is_vote or self.known_support)
         assert self.count is None or (len(self.segments) == 1 and not self.known_support)
         assert self.code is None or self.side is not None
 
     @classmethod
-    def of_survivors(cls, vectors: Tensor, survives: Tensor, **options: Any) -> "Payload":
+    def of_survivors(cls, vectors: Tensor, survives: Tensor, **options) -> "Payload":
         """The entries of `vectors` [W, d] where `survives` [W, d] is true, without host synchronisation."""
         indices, count = compact(survives)
         size = vectors.shape[1]
