@@ -20,7 +20,7 @@ study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if 
 STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws
 
 .PHONY: help setup demo test lint benchmark reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
-	reproduce-figures report clean
+	reproduce-figures report docs coverage notebooks imports format clean
 
 help:
 	@echo "make demo              four methods on the digits data set, ten workers, two seeds: a table and a figure (2 minutes)"
@@ -40,6 +40,11 @@ help:
 	@echo "make reproduce-figures the figures of results/figures, from the runs that there are"
 	@echo "make report            results/report.html: everything that was run, to look at in a browser"
 	@echo "make setup             the virtual environment .venv alone"
+	@echo "make lint              ruff, its format, and mypy; make format mends what can be mended"
+	@echo "make coverage          all tests, with the lines that they do not reach (htmlcov/)"
+	@echo "make docs              the documentation as a site (site/); a broken link is an error"
+	@echo "make notebooks         the notebooks in JupyterLab"
+	@echo "make imports           which package imports which"
 
 setup: .venv/ready
 
@@ -54,8 +59,31 @@ demo: setup
 test: setup
 	$(RUN) -m pytest -n 3 --dist worksteal
 
-lint: setup
+coverage: .venv/dev
+	$(RUN) -m pytest -n 3 --dist worksteal --cov --cov-report=term --cov-report=html
+
+lint: .venv/dev
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: setup
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+imports: setup
+	$(RUN) scripts/imports.py
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+notebooks: .venv/notebooks
+	$(RUN) -m jupyterlab notebooks
+
+# What only these need, on top of `make setup`.
+.venv/dev .venv/docs .venv/notebooks: .venv/%: .venv/ready
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e ".[$*]"
+	@touch $@
 
 DATA ?= data
 benchmark: setup
@@ -79,4 +107,4 @@ report: setup
 	$(RUN) scripts/report.py
 
 clean:
-	rm -rf .venv *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov site

@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["sasg*", "experiments*"]), "sasg.conf", "sasg.paper"],
     package_dir={"sasg.conf": "conf", "sasg.paper": "results/paper"},
-    package_data={"sasg": ["report/page/*"], "sasg.conf": ["**/*.yaml"], "sasg.paper": ["*.csv"]},
+    package_data={"sasg": ["report/page/*", "py.typed"], "sasg.conf": ["**/*.yaml"], "sasg.paper": ["*.csv"]},
 )

@@ -39,7 +39,8 @@ def decide(trigger: Lazy, difference: float, update: float) -> bool:
     """One iteration of one worker with gradients that differ by sqrt(difference), and then this update."""
     gradients = DenseGradients(torch.tensor([[difference**0.5]], dtype=torch.float64))
     at_comparison_point = DenseGradients(torch.zeros(1, 1, dtype=torch.float64))
-    sent = trigger(gradients, torch.zeros(1, dtype=torch.float64), lambda parameters, **_: at_comparison_point)
+    oracle = SimpleNamespace(at=lambda past, rows: at_comparison_point)
+    sent = trigger(gradients, torch.zeros(1, dtype=torch.float64), oracle)
     trigger.observe(torch.tensor([update], dtype=torch.float64))
     return bool(sent)
 

@@ -20,7 +20,7 @@ class OneBySmoothness(Trigger):
 
     shared_state = ("is_first",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.draws = Draws()
 
     def setup(self, workspace: Workspace) -> None:

@@ -37,9 +37,7 @@ class TopKSelector:
         """
         return self._on_gpu(vectors, sent) if vectors.is_cuda else self._on_cpu(vectors, sent)
 
-    def take_(
-        self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Add scale * gradients to the rows that send, select, and set to zero there what is selected.
 
         On the CPU a long segment whose gradients are a product of few terms is looked through while it is added to.

@@ -27,7 +27,7 @@ class Link:
     reception: Literal["serial", "parallel"] = "serial"
     server_bits_per_second: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("up_bits_per_second", "down_bits_per_second", "server_bits_per_second"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"link.{name}={getattr(self, name)}: must be positive, or null for infinitely fast")

@@ -98,9 +98,7 @@ class Transport:
             text = str(error)
             names = self.name(ranks[0]) if len(ranks) == 1 else f"one of the ranks {ranks[0]} to {ranks[-1]}"
             if "imed out" in text or "imeout" in text:
-                raise ClusterError(
-                    f"{names} was silent for {self._timeout_s:g} s (cluster.timeout_s)"
-                ) from None
+                raise ClusterError(f"{names} was silent for {self._timeout_s:g} s (cluster.timeout_s)") from None
             raise ClusterError(f"{names} ended, or its connection was lost") from None
 
 

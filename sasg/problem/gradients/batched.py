@@ -69,9 +69,7 @@ class BatchedEngine(Engine):
     def total(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor) -> Tensor:
         return self._dense(parameters, x, y, out, statistics, merged=True)
 
-    def _dense(
-        self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor, merged: bool
-    ) -> Tensor:
+    def _dense(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor, merged: bool) -> Tensor:
         self._pass.gradients = self.layout.views(out)
         self._pass.statistics = self.statistics.views(statistics)
         return self._run(parameters, x, y, merged)
