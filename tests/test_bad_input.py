@@ -368,8 +368,11 @@ COMMANDS = [
         "seed=1,2: add -m to run one after another, or give one value; "
         "a list is written seed=[1,2], a text 'seed=\"1,2\"'",
     ),
-    ("runs_dir=my new runs seed=1", "new: not of the form key=value, or part of a value with spaces "
-     """('runs_dir="my new runs"'); see --help"""),
+    (
+        "runs_dir=my new runs seed=1",
+        "new: not of the form key=value, or part of a value with spaces "
+        """('runs_dir="my new runs"'); see --help""",
+    ),
     ("algorithm=null", "Config group override must be a string or a list. Got NoneType"),
     ("model.hidden=${width}", "model.hidden: Interpolation key 'width' not found"),
     ("--cfg job -m", "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified"),

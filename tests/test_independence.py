@@ -225,4 +225,3 @@ def test_the_same_on_other_code_paths(path):
     environment = {**os.environ, "SASG_TEST_PATH": path, **PATHS[path]}
     done = subprocess.run(command, env=environment, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
-

@@ -60,10 +60,22 @@ def test_where_nobody_uploads_flags_and_downloads_take_their_time():
 
 def test_times_along_a_run_add_up():
     """Two intervals: forty uploads in ten iterations, then ten in five."""
-    first = {"iteration": 10, "rounds": 40, "value_bits": 4000, "flag_bits": 0, "index_bits_int32": 0,
-             "downlink_broadcast_bits_int32": 5000}
-    last = {"iteration": 15, "rounds": 50, "value_bits": 5000, "flag_bits": 0, "index_bits_int32": 0,
-             "downlink_broadcast_bits_int32": 6000}
+    first = {
+        "iteration": 10,
+        "rounds": 40,
+        "value_bits": 4000,
+        "flag_bits": 0,
+        "index_bits_int32": 0,
+        "downlink_broadcast_bits_int32": 5000,
+    }
+    last = {
+        "iteration": 15,
+        "rounds": 50,
+        "value_bits": 5000,
+        "flag_bits": 0,
+        "index_bits_int32": 0,
+        "downlink_broadcast_bits_int32": 6000,
+    }
     link = Link(up_bits_per_second=100.0, down_bits_per_second=1000.0, latency_seconds=0.1)
     at = link.seconds_at([first, last], num_workers=10)
     uploads = 0.9 * 40 * 1.1, 0.9 * 50 * 1.1  # one worker in ten sends nothing

@@ -91,6 +91,12 @@ class TestContents:
                 own = [e.run.path.name for e in entries if e.run and (task, label.lower()) == ("Digits", e.method)]
                 assert row["runs"] == own
 
+    def test_it_says_what_runs_were_made_on(self, report):
+        """Two numbers for one method may be of two devices."""
+        data = data_of(report)
+        for made in (data["views"][0]["made"], data["tables"][0]["made"]):
+            assert len(made) == 1 and made[0].startswith("Digits: 8 runs on cpu (")
+
     def test_a_method_has_its_colour_in_every_view(self, entries):
         """Also where another task's runs are of other settings."""
         other = [

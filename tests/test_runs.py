@@ -108,9 +108,10 @@ class TestFiles:
         found = load(finished / "config.yaml")
         original = tiny(finished.parent)
         assert found.identity(found.data_sha256, found.device) == original.identity(found.data_sha256, "cpu")
-        assert not {"runs_dir", "data", "budget", "threads", "tracker"} & json.loads(
-            (finished / "config.yaml").read_text()
-        ).keys()
+        assert (
+            not {"runs_dir", "data", "budget", "threads", "tracker"}
+            & json.loads((finished / "config.yaml").read_text()).keys()
+        )
 
     def test_rows_are_means_over_the_iterations_since_the_previous_one(self, finished, tmp_path):
         every = table(Path(run(tiny(tmp_path, "evaluate_every=1", "max_iterations=40"))["folder"]) / "metrics.csv")

@@ -398,7 +398,7 @@ def test_two_studies_at_once_and_sigkill_of_one(tmp_path, uninterrupted):
     for path in paths:
         assert results(path) == reference(uninterrupted, path.name)
         assert not RunFolder(path, {}).is_held()
-    assert "| digits | SASG" in said
+    assert "| Digits | SASG" in out
 
 
 def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, uninterrupted, monkeypatch, capsys):
@@ -485,7 +485,7 @@ def test_what_cannot_be_run_leaves_the_tables_of_what_is_finished(tmp_path, unin
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words, *(["jobs=0"] if seeds == "seeds=1" else [])])
     assert telling_errors(reproduce.main) == (0 if seeds == "seeds=1" else 2)
     told = capsys.readouterr()
-    assert "| digits | SASG" in told.out and ("of 2 |" in told.out) == (seeds == "seeds=1,2")
+    assert "| Digits | SASG" in told.out and ("of 2 |" in told.out) == (seeds == "seeds=1,2")
     assert ("error: this would take" in told.err) == (seeds == "seeds=1,2")
     assert list(tmp_path.glob("demo-*/crossing.csv"))
     assert len(list((tmp_path / "runs").iterdir())) == 2

@@ -114,8 +114,11 @@ def stored(folder: Path) -> list:
 
 def artifact_files(records: list, name: str) -> set[str]:
     """The paths in the artifact of this name."""
-    artifacts = [record.request.log_artifact.artifact if record.HasField("request") else record.artifact
-                 for record in records if record.HasField("artifact") or record.request.HasField("log_artifact")]
+    artifacts = [
+        record.request.log_artifact.artifact if record.HasField("request") else record.artifact
+        for record in records
+        if record.HasField("artifact") or record.request.HasField("log_artifact")
+    ]
     (artifact,) = [one for one in artifacts if one.name == name]
     return {entry.path for entry in artifact.manifest.contents}
 
@@ -149,8 +152,12 @@ class TestTheRealLibraryOffline:
         rows = []
         for record in parts[-1]:
             if record.HasField("history"):
-                rows.append({item.nested_key[0] if item.nested_key else item.key: item.value_json
-                             for item in record.history.item})
+                rows.append(
+                    {
+                        item.nested_key[0] if item.nested_key else item.key: item.value_json
+                        for item in record.history.item
+                    }
+                )
         metrics = pd.read_csv(Path(summary["folder"]) / "metrics.csv")
         assert [int(row["rounds"]) for row in rows] == metrics["rounds"].tolist()
         assert [float(row["top1"]) for row in rows] == metrics["top1"].tolist()

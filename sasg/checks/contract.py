@@ -249,8 +249,12 @@ def _where(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:
     """The same bits; NaN equals NaN."""
-    return one is other or (one is not None and other is not None and one.shape == other.shape
-                            and bool(((one == other) | ((one != one) & (other != other))).all()))
+    return one is other or (
+        one is not None
+        and other is not None
+        and one.shape == other.shape
+        and bool(((one == other) | ((one != one) & (other != other))).all())
+    )
 
 
 def _processes(number: int) -> str:

@@ -23,7 +23,7 @@ from sasg.report.runs import ENDED, Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
-from sasg.report.writing import Row, Table
+from sasg.report.writing import Row, Table, made_on
 from sasg.training.repeat import repeat_command
 from sasg.training.run_folder import write_text
 
@@ -110,6 +110,7 @@ def _view(name: str, series: Sequence[Series], is_one: bool) -> dict[str, Any]:
         "finished": sum(one.num_finished for one in series),
         "planned": sum(one.num_planned for one in series),
         "series": [_series(one, appearance[one.label]) for one in series],
+        "made": made_on(series),
     }
 
 
@@ -179,6 +180,7 @@ def _table(table: Table, part: str) -> dict[str, Any]:
         "title": table.caption,
         "part": part,
         "note": table.notes,
+        "made": made_on([row.series for row in table.rows if row.series]),
         "header": table.header,
         "rows": [
             {"cells": row.cells, "runs": [run.path.name for run in _runs(row.series)] if row.series else []}

@@ -163,7 +163,8 @@ def _paired(series: Sequence[Series], reference: str) -> Table:
     header = ("Task", "Method", "Quantity", "Mean ratio", INTERVAL, "Minimum", "Maximum", "Seeds")
     rows = []
     for one in series:
-        if one.method == reference or (ours := _counterpart(one, series, reference)) is None:
+        ours = None if one.method == reference else _counterpart(one, series, reference)
+        if ours is None or one.config.task.baseline is None:
             continue
         for column in COMPARED:
             found = paired_ratios(column.by_seed(ours), column.by_seed(one))

@@ -7,6 +7,7 @@ and its `file`.
 import csv
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,10 +112,7 @@ def _runs_behind(series: Sequence[Series], folder: Path) -> str:
         lines.append(f"`{command}` repeats the run in the folder NAME, and compares the two.\n")
     for task in dict.fromkeys(one.task for one in series):
         of_task = [one for one in series if one.task == task]
-        made = [made_with(run) for one in of_task for run in one.runs]
-        lines += [f"{task_name(task)}: {made.count(how)} runs on {how}\n" for how in dict.fromkeys(made)]
-        if not made:
-            lines.append(f"{task_name(task)}: no run has ended\n")
+        lines += [f"{line}\n" for line in made_on(of_task) or [f"{task_name(task)}: no run has ended"]]
         for one in of_task:
             links = [_link(entry, folder) for entry in one.entries] if one.status != "not run" else ["not run"]
             lines.append(f"* {one.label}: {', '.join(links)}")
@@ -131,7 +129,15 @@ def _link(entry: Entry, folder: Path) -> str:
     return f"[{seed}]({path})" + ("" if run.status == "finished" else f" {run.words}")
 
 
-def made_with(run: Run) -> str:
+def made_on(series: Sequence[Series]) -> list[str]:
+    """How many runs of each task were made on what."""
+    made = [f"runs on {_made_with(run)}" for one in series for run in one.runs]
+    tasks = [task_name(one.task) for one in series for _ in one.runs]
+    counts = Counter(zip(tasks, made, strict=True))
+    return [f"{task}: {count} {how}" for (task, how), count in counts.items()]
+
+
+def _made_with(run: Run) -> str:
     """Device, version of torch, preset and data of a run."""
     summary, identity = run.summary, run.identity
     made = f"{identity['device']} ({summary['device']}), torch {summary['versions']['torch']}"

@@ -281,5 +281,3 @@ def _damage(checkpoint: bytes) -> str | None:
     except Exception as error:  # many kinds, by where the damage is
         return str(error)
     return wrong and f"the check sum of {wrong} is wrong"
-
-

@@ -173,7 +173,7 @@ function drawCurves() {
   const counts = all.map((one) => `${one.label} ${one.status}`);
   const line = baselines.length ? ` Dotted: the ${isLog ? "target" : "baseline accuracy"}.` : "";
   const timed = x === "seconds" ? " Modelled times: uploads, flags and downloads of int32 indices; no computation." : "";
-  $("plotnote").textContent = `Lines are means over seeds, bands their range.${line} Runs: ${counts.join("; ")}.${timed}`;
+  $("plotnote").textContent = `Lines are means over seeds, bands their range.${line} Runs: ${counts.join("; ")}.${timed} ${view.made.join("; ")}.`;
 }
 
 function chips() {
@@ -233,7 +233,9 @@ function tableElement(table) {
   const scroll = element("div", "", { class: "scroll" });
   scroll.append(made);
   const hint = element("p", "The table is wider than its frame: it scrolls sideways.", { class: "note hint" });
-  return [element("p", table.note, { class: "note" }), hint, scroll];
+  const list = element("ul", "", { class: "note" });
+  list.append(...table.made.map((line) => element("li", line)));
+  return [element("p", table.note, { class: "note" }), hint, scroll, list];
 }
 
 function tables() {
@@ -243,6 +245,7 @@ function tables() {
       const details = element("details", "");
       details.append(element("summary", section.title), ...tableElement(section));
       details.ontoggle = hints;
+      details.querySelectorAll("ul").forEach((list) => list.remove()); // told above
       $("tables").append(details);
     });
   });
