@@ -398,7 +398,7 @@ def test_two_studies_at_once_and_sigkill_of_one(tmp_path, uninterrupted):
     for path in paths:
         assert results(path) == reference(uninterrupted, path.name)
         assert not RunFolder(path, {}).is_held()
-    assert "| Digits | SASG" in out
+    assert "| Digits | SASG" in said
 
 
 def test_finished_study_is_regenerated_byte_for_byte_without_data(tmp_path, uninterrupted, monkeypatch, capsys):
