@@ -51,10 +51,6 @@ def exchange(config: ClusterConfig, break_it: str) -> tuple[str, float]:
                 os.kill(os.getpid(), signal.SIGKILL)
             if break_it == "hang":
                 time.sleep(60)
-            if break_it == "index too large":
-                indices[0, 2] = size
-            if break_it == "index negative":
-                indices[1, 0] = -3
             if break_it == "too short":
                 values, indices = values[:, :3], indices[:, :3]
             if break_it == "too long":
@@ -69,6 +65,11 @@ def exchange(config: ClusterConfig, break_it: str) -> tuple[str, float]:
 
         started = time.monotonic()
         payload = Payload(values, indices, (Segment(size, values.shape[1]),))
+        if os.environ["RANK"] == "2":  # after the payload has looked at them
+            if break_it == "index too large":
+                indices[0, 2] = size
+            if break_it == "index negative":
+                indices[1, 0] = -3
         try:
             cluster.exchange(payload, sent, server)
         except ClusterError as error:
@@ -107,11 +108,12 @@ def exchange_of_varying_length(config: ClusterConfig, break_it: str) -> str:
             if break_it == "too many":
                 values, indices = values.repeat(1, 2), indices.repeat(1, 2)
                 count[0] = 5
+        payload = Payload(values, indices, (Segment(100, values.shape[1]),), count=count)
+        if os.environ["RANK"] == "2":  # after the payload has looked at them
             if break_it == "index":
                 indices[0, 2] = 100
             if break_it == "unsent index":
                 indices[0, 3] = 100
-        payload = Payload(values, indices, (Segment(100, 4),), count=count)
         try:
             cluster.exchange(payload, None, lambda arriving: [*arriving] and torch.ones(100))
         except ClusterError as error:
@@ -363,7 +365,17 @@ def test_a_launched_rank_that_ends_or_hangs_ends_all_with_one_line(tmp_path, ran
     assert "Traceback" not in errors
 
 
-def test_a_crash_in_a_launched_rank_is_told_with_its_rank(tmp_path):
+def test_an_error_in_a_users_file_in_a_launched_rank_is_one_line(tmp_path):
+    config = replace(launched(tmp_path), model={"kind": "tests.study_parts.crashing_in_rank_1"})
+    running = start(config, tmp_path)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 2
+    (line,) = errors.splitlines()
+    assert "study_parts.py:" in line and "RuntimeError: not in this rank (in rank 1); SASG_TRACEBACK=1" in line
+
+
+def test_a_crash_in_a_launched_rank_is_told_with_its_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("SASG_TRACEBACK", "1")
     config = replace(launched(tmp_path), model={"kind": "tests.study_parts.crashing_in_rank_1"})
     running = start(config, tmp_path)
     _, errors = running.communicate(timeout=120)
