@@ -108,7 +108,8 @@ def telling_user_errors(main: Callable[[], int]) -> int:
     except Exception as error:
         told = lack_of_memory(error)
         if told is None and (told := fault_of_user(error)):
-            told += f"; {TRACEBACK}=1 shows the whole traceback"
+            rank = f" (in rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+            told += f"{rank}; {TRACEBACK}=1 shows the whole traceback"
         if told is None or os.environ.get(TRACEBACK):
             raise
         return _fail(2, told)

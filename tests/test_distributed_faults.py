@@ -52,10 +52,6 @@ def exchange(config: ClusterConfig, break_it: str) -> str:
         if os.environ["RANK"] == "2":
             if break_it == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if break_it == "index too large":
-                indices[0, 2] = size
-            if break_it == "index negative":
-                indices[1, 0] = -3
             if break_it == "too short":
                 values, indices = values[:, :3], indices[:, :3]
             if break_it == "too long":
@@ -67,6 +63,11 @@ def exchange(config: ClusterConfig, break_it: str) -> str:
             return torch.ones(size)
 
         payload = Payload(values, indices, (Segment(size, values.shape[1]),))
+        if os.environ["RANK"] == "2":  # after the payload has looked at them
+            if break_it == "index too large":
+                indices[0, 2] = size
+            if break_it == "index negative":
+                indices[1, 0] = -3
         try:
             cluster.exchange(payload, sent, server)
         except ClusterError as error:
@@ -103,11 +104,12 @@ def exchange_of_varying_length(config: ClusterConfig, break_it: str) -> str:
             if break_it == "too many":
                 values, indices = values.repeat(1, 2), indices.repeat(1, 2)
                 count[0] = 5
+        payload = Payload(values, indices, (Segment(100, values.shape[1]),), count=count)
+        if os.environ["RANK"] == "2":  # after the payload has looked at them
             if break_it == "index":
                 indices[0, 2] = 100
             if break_it == "unsent index":
                 indices[0, 3] = 100
-        payload = Payload(values, indices, (Segment(100, 4),), count=count)
         try:
             cluster.exchange(payload, None, lambda arriving: [*arriving] and torch.ones(100))
         except ClusterError as error:
@@ -414,7 +416,17 @@ def test_stragglers_are_killed_and_those_that_end_meanwhile_do_no_harm(tmp_path,
     other.wait()
 
 
-def test_a_crash_in_a_launched_rank_is_told_with_its_rank(tmp_path):
+def test_an_error_in_a_users_file_in_a_launched_rank_is_one_line(tmp_path):
+    config = replace(launched(tmp_path), model={"kind": "tests.study_parts.crashing_in_rank_1"})
+    running = start(config, tmp_path)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 2
+    (line,) = errors.splitlines()
+    assert "study_parts.py:" in line and "RuntimeError: not in this rank (in rank 1); SASG_TRACEBACK=1" in line
+
+
+def test_a_crash_in_a_launched_rank_is_told_with_its_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("SASG_TRACEBACK", "1")
     config = replace(launched(tmp_path), model={"kind": "tests.study_parts.crashing_in_rank_1"})
     code, _, errors = end_of(start(config, tmp_path), tmp_path)
     assert code == 1
