@@ -76,10 +76,11 @@ def compose_words(words):
 
     from experiments.composing import composed, quiet_hydra
     from sasg.errors import UserError
+    from sasg.places import CONF
 
     files = [word for word in words if word.endswith(".yaml") and "=" not in word]
     overrides = [word for word in words if word not in files]
-    with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with tempfile.TemporaryDirectory() as scratch, initialize_config_dir(str(CONF), version_base="1.3"):
         if len(files) > 1:
             raise UserError(f"{' '.join(files)}: give one file")
         for name in files:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-_CONF = Path(__file__).resolve().parent.parent / "conf"
+from sasg.places import CONF
 
 
 def about_yaml(error: Exception) -> str | None:
@@ -27,7 +27,7 @@ def about_yaml(error: Exception) -> str | None:
 
 def _about_encoding() -> str | None:
     """The first file of the folders that Hydra searches that is not UTF-8: the exception does not name it."""
-    for folder in (os.environ.get("SASG_CONF", ""), _CONF):
+    for folder in (os.environ.get("SASG_CONF", ""), CONF):
         for path in sorted(Path(folder).rglob("*.yaml")) if folder else ():
             try:
                 path.read_text(encoding="utf-8")

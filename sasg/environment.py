@@ -19,6 +19,8 @@ def require(*packages: str) -> None:
     own = _ROOT / ".venv" / "bin" / "python"
     if own.exists():
         done = f"its environment is not activated: type `. {own.parent / 'activate'}`, or `{_this_command(own)}`"
+    elif not (_ROOT / "Makefile").exists():
+        done = "type `pip install 'sasg[suite]'`"
     else:
         done = f"set the environment up with `make -C {_ROOT} setup`, then `. {own.parent / 'activate'}`"
     print(f"error: {sys.executable} cannot run this ({wrong}); {done}", file=sys.stderr)

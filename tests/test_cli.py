@@ -35,7 +35,7 @@ methods: [sparse, mine]
 seeds: [1]
 reference: mine
 report:
-  - kind: sasg.report.crossing_table.write
+  - kind: sasg.report.tables.crossing
     file: table
   - kind: sasg.report.figures.accuracy
     file: figure

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sasg.cluster.links import Link
+from sasg.places import CONF
 from sasg.report.curves import frame, over_runs
 from sasg.report.names import metric_label
 from sasg.report.panels import draw_curve, gap, legend, letter, line_of, title, zoom_on_baseline
-from sasg.report.published import FOLDER, published
+from sasg.report.published import published
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
 from sasg.report.times import links, seconds, seconds_to_baseline
 
-MEASURED = FOLDER.parent / "table3" / "table3.csv"
+MEASURED = CONF.parent / "results" / "table3" / "table3.csv"
 """Our Table III, where it was measured."""
 
 _MARK = {"color": "black", "markersize": 4, "fillstyle": "none", "linestyle": ""}
