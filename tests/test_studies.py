@@ -85,7 +85,7 @@ class TestCommandLine:
         ("words", "says"),
         [
             ([], "study=..., one of demo, "),
-            (["table2"], "table2: not of the form key=value"),
+            (["study=demo", "table2"], "table2: not of the form key=value"),
             (["study=table3x"], "none in conf/study; did you mean table2? Choose one of demo, "),
             (["study=demo", "seeds=1,x"], "seed=x: must be a whole number"),
             (["study=demo", "seeds="], "seed=: give one or several"),
