@@ -10,7 +10,7 @@ from docs.hooks import links, reached, repository_path, site_path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "results/README.md"]
-PAGES = OUTSIDE + sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "README.draft.md")
+PAGES = OUTSIDE + sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES)
