@@ -17,7 +17,7 @@ from sasg.errors import CodeError, UserError
 from sasg.origins import fault_of_user, is_users, place_of, shortened
 
 
-def build(where: str, spec: Mapping[str, Any], expected: type = object, /, **given: Any) -> Any:
+def build(where: str, spec: Mapping[str, Any], expected: type | tuple[type, ...] = object, /, **given: Any) -> Any:
     """Call the part that `spec` names with its options and the arguments that the program gives.
 
     where: the configuration key, for messages. UserError: the part cannot be imported, an option is

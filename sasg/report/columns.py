@@ -105,6 +105,7 @@ class Runs:
 
 
 Column = OverSeeds | Given | Runs
+OfLedger = Callable[[Mapping[str, Any]], float]
 
 TASK = Given("task", "Task", lambda one: one.task, task_name)
 METHOD = Given("method", "Method", lambda one: one.method, method_name)
@@ -112,16 +113,21 @@ METHOD = Given("method", "Method", lambda one: one.method, method_name)
 
 def settings_columns(series: Sequence[Series]) -> list[Given]:
     """A column for each setting in which rows differ."""
-    keys = dict.fromkeys(key for one in series for key in one.settings)
-    return [Given(key, key, lambda one, key=key: one.setting(key)) for key in keys]
+
+    def column(key: str) -> Given:
+        return Given(key, key, lambda one: one.setting(key))
+
+    return [column(key) for key in dict.fromkeys(key for one in series for key in one.settings)]
 
 
-def at_baseline(key: str, title: str, of: Callable[[Mapping[str, Any]], float], form=scientific, **more) -> OverSeeds:
+def at_baseline(
+    key: str, title: str, of: OfLedger, form: Callable[[float], str] = scientific, **more: Any
+) -> OverSeeds:
     """A quantity of the ledger at the crossing."""
-    return OverSeeds(key, title, lambda run: run.crossing and of(run.crossing), form, "baseline", **more)
+    return OverSeeds(key, title, lambda run: of(run.crossing) if run.crossing else None, form, "baseline", **more)
 
 
-def of_totals(key: str, title: str, of: Callable[[Mapping[str, Any]], float], form=scientific, **more) -> OverSeeds:
+def of_totals(key: str, title: str, of: OfLedger, form: Callable[[float], str] = scientific, **more: Any) -> OverSeeds:
     """A quantity of the ledger at the end."""
     return OverSeeds(key, title, lambda run: of(run.summary["totals"]), form, **more)
 

@@ -90,7 +90,7 @@ def _facets(series: Sequence[Series]) -> list[tuple[str, list[Series]]]:
     varying = [key for key in series[0].settings if len({str(one.setting(key)) for one in series}) > 1]
     varying.sort(key=lambda key: len({str(one.setting(key)) for one in series}))
     splits: list[Callable[[Series], str]] = [lambda one: method_name(one.method)]
-    splits += [lambda one, key=key: _word(one, key) for key in varying[:-1]]
+    splits += [partial(_word, key=key) for key in varying[:-1]]
     groups = [("", list(series))]
     used = 0
     while used < len(splits) and max(len(part) for _, part in groups) > _MOST_LINES:

@@ -124,7 +124,7 @@ def zoom_on_baseline(axis: Axes, series: Sequence[Series], metric: str, words: b
     low = min((curve.quantile(0.08) for curve in curves), default=0.0)
     high = max((curve.max() for curve in curves), default=1.0)
     for baseline in baselines:
-        low, high = min(low, baseline.accuracy - 0.01), max(high, baseline.accuracy)
+        low, high = min(low, baseline.value - 0.01), max(high, baseline.value)
     margin = 0.06 * (high - low)
     axis.set_ylim(low - margin, min(1.0, high + 2 * margin))
     axis.yaxis.set_major_formatter(percent_tick)

@@ -35,9 +35,11 @@ class Statistics:
 
     def interval(self, text: Callable[[float], str]) -> str:
         """The interval for readers; the range, named as such, where there are too few runs; nothing for one."""
-        if self.low is not None:
+        if self.low is not None and self.high is not None:
             return f"{text(self.low)} to {text(self.high)}"
-        return f"range {text(self.minimum)} to {text(self.maximum)}" if self.sd is not None else ""
+        if self.sd is None or self.minimum is None or self.maximum is None:
+            return ""
+        return f"range {text(self.minimum)} to {text(self.maximum)}"
 
 
 def over_seeds(values: Sequence[float | None]) -> Statistics:

@@ -100,8 +100,11 @@ _SCALE = (0.0, 0.88)
 class Named(Protocol):
     """What has a look: the runs of a method, with the name that tells them from others."""
 
-    method: str
-    label: str
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
 
 
 def looks(series: Iterable[Named]) -> dict[str, Look]:

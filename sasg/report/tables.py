@@ -3,7 +3,7 @@
 Each is a part of a report, f(entries, **options) -> Table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from sasg.report.columns import (
     PAPER_BITS,
     ROUNDS,
     SKIPPED,
+    Column,
     Given,
+    OfLedger,
     OverSeeds,
     at_baseline,
     count,
@@ -52,17 +54,17 @@ def crossing(entries: Sequence[Entry], published: str | None = None, reference: 
     """
     series = all_series(entries)
     known = published_numbers(published) if published else {}
-    columns = []
+    columns: list[Column] = []
     for column in (ROUNDS, PAPER_BITS):
         columns += _beside_published(column, known) if published else [column]
     columns += [*COMPARED[2:], FINAL, SKIPPED]
     caption = f"Rounds and bits to the baseline accuracy ({_baselines(series)})"
-    paper = ("Task", "Method", *(column.title for column in columns if column.key != "ratio"), "Runs")
-    paper = [title for title in paper if title not in ("Uplink bits int32", "Skipped", "Runs")]
+    titles = ("Task", "Method", *(column.title for column in columns if column.key != "ratio"))
+    paper = tuple(title for title in titles if title not in ("Uplink bits int32", "Skipped"))
     sections = [_spread(series, known)]
     if (pairs := _paired(series, reference)).rows:
         sections.append(pairs)
-    table = Table.of(caption, series, columns, _CROSSING_NOTES, sections=tuple(sections), paper=tuple(paper))
+    table = Table.of(caption, series, columns, _CROSSING_NOTES, sections=tuple(sections), paper=paper)
     return replace(table, numbers=[row for one in series for row in _long_rows(one, known)])
 
 
@@ -132,7 +134,7 @@ def _columns_of(found: Statistics) -> dict[str, Any]:
 
 
 def _spread(series: Sequence[Series], known: dict) -> Table:
-    def of(value) -> Given:
+    def of(value: Callable[[Statistics], Any]) -> Callable[[Series], Any]:
         return lambda one: value(ROUNDS.statistics(one))
 
     def extreme(found: float | None) -> str | None:
@@ -152,7 +154,7 @@ def _spread(series: Sequence[Series], known: dict) -> Table:
 
 def _where(one: Series, known: dict) -> str | None:
     number, found = _theirs(one, "rounds", known), ROUNDS.statistics(one)
-    if number is None or found.mean is None:
+    if number is None or found.mean is None or found.minimum is None or found.maximum is None:
         return None
     if number < found.minimum:
         return "below our range"
@@ -202,13 +204,13 @@ def cost(entries: Sequence[Entry]) -> Table:
     def formula(key: str, title: str) -> Given:
         return Given(f"{key}_published", title, lambda one: formulas.get(("", one.method), {}).get(key), _plain)
 
-    def counted(key: str, title: str, of, form="{:.3E}".format) -> OverSeeds:
+    def counted(key: str, title: str, of: OfLedger, form: Callable[[float], str] = "{:.3E}".format) -> OverSeeds:
         def per_iteration(run: Run) -> float:
             return of(run.summary["totals"]) / run.summary["iterations"]
 
         return OverSeeds(key, title, per_iteration, form)
 
-    columns = [
+    columns: list[Column] = [
         formula("rounds", "Rounds (paper)"),
         counted("rounds", "Rounds", lambda totals: totals["rounds"], "{:.3g}".format),
         formula("bits", "Bits (paper)"),
