@@ -32,7 +32,8 @@ def build(where: str, spec: Mapping[str, Any], expected: type | tuple[type, ...]
         message = str(error)
         raise type(error)(message if message.startswith(where) else f"{where}: {message}") from None
     if not isinstance(built, expected):
-        kinds = f"gives a {type(built).__name__}, but must give a {expected.__name__}"
+        wanted = " or a ".join(kind.__name__ for kind in (expected if isinstance(expected, tuple) else (expected,)))
+        kinds = f"gives a {type(built).__name__}, but must give a {wanted}"
         raise UserError(f"{where}.kind={spec['kind']}: {kinds}")
     return built
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("sasg", "errors", "origins", "environment"),
-    ("parts", "lifetime"),
+    ("parts", "lifetime", "places"),
     ("config",),
     ("gpu", "kernels", "rows"),
     ("gradients", "cluster"),
