@@ -7,10 +7,17 @@ scripts/notebooks.py notebooks/01-tour.ipynb
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sasg.environment import require
+
+require("nbclient")
+
+import nbformat  # noqa: E402
+from nbclient import NotebookClient  # noqa: E402
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 

@@ -154,7 +154,10 @@ class TestOwn:
         monkeypatch.setattr(sys, "argv", ["sasg study", "elsewhere.yaml", "jobs=2"])
         assert telling_errors(reproduce.main) == 0
         told = capsys.readouterr().out
-        assert "results/elsewhere: table.csv" in told and (own / "results/elsewhere/figure.pdf").is_file()
+        assert (
+            "written to results/elsewhere: table.md, table.csv" in told
+            and (own / "results/elsewhere/figure.pdf").is_file()
+        )
 
     def test_a_link(self, own):
         assert links()["my_line"].up_bits_per_second == 1000.0

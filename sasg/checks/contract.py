@@ -15,6 +15,7 @@ from sasg.cluster.transport import rank_name
 from sasg.config import Config
 from sasg.errors import UserError, lack_of_memory
 from sasg.origins import described, fault_of_user
+from sasg.problem.draws import Counter
 from sasg.problem.problem import Problem
 from sasg.training.trainer import check_parts
 
@@ -72,7 +73,9 @@ def right_gradients(config: Config) -> str:
     """The engine that the configuration takes gives what `loop`, plain PyTorch worker by worker, gives."""
     dataset, workers, found = dataset_of(config), range(config.cluster.workers), {}
     for engine in ("loop", config.gradients):
-        problem = Problem(replace(config, gradients=engine), dataset, workers, _CPU, torch.float64)
+        problem = Problem(
+            replace(config, gradients=engine), dataset, workers, _CPU, torch.float64, Counter(config.seed)
+        )
         found[engine] = _gradients(problem)
         name = type(problem.oracle.engine).__name__
     worst = 0.0
@@ -90,16 +93,19 @@ def _gradients(problem: Problem) -> dict[str, Tensor]:
     """All kinds of passes on the first mini-batch of each worker."""
     oracle, w = problem.oracle, problem.parameters
     problem.batches.start_epoch(0)
-    oracle.load(*problem.batches.batch(torch.zeros((), dtype=torch.int64)))
+    oracle.go_to(0)
+    oracle.begin()
     own = w + 0.1 * w.abs().mean() * torch.linspace(-1, 1, len(oracle.loss), dtype=w.dtype).unsqueeze(1)
     passes = {
         "gradients of each worker": oracle(w).dense().clone(),
         "losses": oracle.loss.clone(),
         "batch statistics": oracle.statistics.clone(),
         "gradients at parameters of their own": oracle(own).dense().clone(),
-        "gradients at shared earlier parameters": oracle(own, rows=torch.arange(len(own)) // 2).dense().clone(),
+        "gradients at shared earlier parameters": oracle.at(own, torch.arange(len(own)) // 2).dense().clone(),
     }
-    return {**passes, "sum of gradients": oracle(w, per_worker=False).dense().clone()}
+    oracle.go_to(0)
+    oracle.begin()
+    return {**passes, "sum of gradients": oracle.total(w).clone()}
 
 
 def the_same_again(config: Config, run: dict[str, Any]) -> str:

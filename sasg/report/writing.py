@@ -15,6 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from sasg.errors import UserError
 from sasg.parts import build
 from sasg.report.columns import METHOD, TASK, Column, Runs, settings_columns
 from sasg.report.names import task_name
@@ -90,7 +91,9 @@ class Table:
 def write_part(where: str, spec: Mapping[str, Any], entries: Sequence[Entry], folder: Path) -> str:
     """Make a part of a report and write it to FILE.* in `folder`; returns what to print. UserError."""
     options = dict(spec)
-    file = options.pop("file")
+    file = options.pop("file", None)
+    if not file:
+        raise UserError(f"{where}: needs a `file`, the name of what is written")
     made = build(where, options, (Table, Figure), entries=entries)
     if isinstance(made, Figure):
         return save(made, folder, file)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -42,10 +43,11 @@ def processor() -> dict[str, str]:
     }
 
 
+@cache
 def _mkl_words() -> str:
     """What MKL says of itself, and of how reproducible it was told to be; "" without MKL.
 
-    It says so on the process's standard output alone, at its first product.
+    It says so on the process's standard output alone, once, at its first product.
     """
     if not torch.backends.mkl.is_available():
         return ""
