@@ -74,7 +74,7 @@ def _try_out(model: nn.Module, images: Tensor, num_outputs: int, batch: str) -> 
     with refused("model: cannot be copied"):
         first, second, untrained = (copy.deepcopy(model).train() for _ in range(3))
     outputs = _watched_pass(first, images[0], takes)
-    _check_outputs(outputs, len(images[0]), num_outputs, takes)
+    _check_outputs(outputs, len(images[0]), num_outputs)
     _check_unchanged(model, first)
     with refused(takes):
         if not _same(first(images[1]), second(images[1])):
@@ -85,7 +85,7 @@ def _try_out(model: nn.Module, images: Tensor, num_outputs: int, batch: str) -> 
     with refused(f"{takes} in evaluation"):
         _restore_statistics(first, model)
         outputs, again = untrained.eval()(images[0]), first.eval()(images[0])
-    _check_outputs(outputs, len(images[0]), num_outputs, f"{takes} in evaluation")
+    _check_outputs(outputs, len(images[0]), num_outputs)
     if not _same(outputs, again):
         raise UserError(
             "model: in evaluation it depends on what it has seen in training, beside BatchNorm's running statistics; "
@@ -221,7 +221,7 @@ class _Watch(OperatorMode):
         super().__exit__(*raised)
 
 
-def _check_outputs(outputs: Any, num_images: int, num_outputs: int, takes: str) -> None:
+def _check_outputs(outputs: Any, num_images: int, num_outputs: int) -> None:
     wanted = f"{num_outputs} classes" if num_outputs > 1 else "one prediction"
     if not isinstance(outputs, Tensor):
         raise UserError(f"model: gives a {type(outputs).__name__}; it must give one tensor, [n, {num_outputs}]")

@@ -19,8 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from sasg.errors import UserError
 from sasg.problem.layout import Layout
 
-UPDATES = ("sequential", "mean")
-
 
 def tracked_layers(model: nn.Module) -> list[tuple[str, _BatchNorm]]:
     """The batch normalisations of a model in training mode that keep running statistics, with their names.

@@ -44,11 +44,6 @@ def uniform(seed: int, purpose: Purpose, worker: int = 0, epoch: int = 0, *, cou
     return (bits(seed, purpose, worker, epoch, count=count) >> np.uint64(11)) * 2.0**-53
 
 
-def integers(seed: int, purpose: Purpose, worker: int = 0, epoch: int = 0, *, count: int, high: int) -> np.ndarray:
-    """`count` int64 numbers in [0, high); the remainder's bias is below high / 2^64."""
-    return (bits(seed, purpose, worker, epoch, count=count) % np.uint64(high)).astype(np.int64)
-
-
 def permutation(seed: int, purpose: Purpose, worker: int = 0, epoch: int = 0, *, n: int) -> np.ndarray:
     """A random order of 0..n-1 (int64)."""
     return np.argsort(bits(seed, purpose, worker, epoch, count=n), kind="stable")

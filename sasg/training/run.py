@@ -133,16 +133,19 @@ class _Run:
         previous = {s: signal.signal(s, self._on_signal) for s in signals}
         try:
             status = self._loop()
+            if status == "stopped":
+                self._save()
+            self.folder.write_uploads(self._all_uploads())
+            summary = self._summary(status)
+            self.folder.write_summary(summary)
+            if status != "stopped":
+                self.folder.remove_checkpoints()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        if status == "stopped":
-            self._save()
-        self.folder.write_uploads(self._all_uploads())
-        summary = self._summary(status)
-        self.folder.write_summary(summary)
-        if status != "stopped":
-            self.folder.remove_checkpoints()
+            if (
+                "RANK" not in os.environ
+            ):  # a rank is told several times that its launcher was killed, also while it ends
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
         self.tracker.finish(summary)
         for line in phases_table(self.timing):
             self.progress.say(line)

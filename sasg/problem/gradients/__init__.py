@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sasg.errors import UserError
 from sasg.problem.admission import signature
-from sasg.problem.gradients.batched import BatchedEngine
+from sasg.problem.gradients.batched import BatchedEngine, only_linear
 from sasg.problem.gradients.engine import Engine, PerSampleLoss
 from sasg.problem.gradients.gradients import DenseGradients
 from sasg.problem.gradients.loop import LoopEngine
@@ -96,8 +96,7 @@ def _candidates(model: nn.Module) -> tuple[str, ...]:
     first = next(model.parameters())
     can_batch = BatchedEngine.supports(model)
     if not first.is_cuda:  # where convolutions of some workers together could round otherwise than each by itself
-        only_linear = all(type(m) is nn.Linear for m in model.modules() if list(m.parameters(recurse=False)))
-        return ("batched", "loop") if can_batch and only_linear else ("loop",)
+        return ("batched", "loop") if can_batch and only_linear(model) else ("loop",)
     if can_batch and not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return ("batched", "streams", "loop")
     on_tensor_cores = first.dtype == torch.float32 and torch.backends.cudnn.allow_tf32

@@ -38,6 +38,11 @@ class _Pass:
     anchor: Tensor | None = None  # requires grad, so that backward reaches the first layer
 
 
+def only_linear(model: nn.Module) -> bool:
+    """Whether every parameter belongs to a Linear."""
+    return all(type(m) is nn.Linear for m in model.modules() if list(m.parameters(recurse=False)))
+
+
 class BatchedEngine(Engine):
     """Merged batch with worker-aware Linear, Conv2d and BatchNorm; other layers must act on samples alone."""
 
@@ -45,8 +50,8 @@ class BatchedEngine(Engine):
         super().__init__(model, loss)
         if not self.supports(model):
             kinds = ", ".join(kind.__name__ for kind in SWAPS)
-            raise UserError(f"gradients=batched: the model has parameters outside {kinds}; use gradients=vmap")
-        self._only_linear = all(type(m) is nn.Linear for m in model.modules() if list(m.parameters(recurse=False)))
+            raise UserError(f"gradients=batched: the model has parameters outside {kinds}; use gradients=auto")
+        self._only_linear = only_linear(model)
         self._pass = _Pass(anchor=torch.zeros((), requires_grad=True))
         for name, module in list(self.model.named_modules()):
             if type(module) in SWAPS:
