@@ -141,9 +141,7 @@ class _Run:
             if status != "stopped":
                 self.folder.remove_checkpoints()
         finally:
-            if (
-                "RANK" not in os.environ
-            ):  # a rank is told several times that its launcher was killed, also while it ends
+            if "RANK" not in os.environ:  # a rank may be told once more while it ends that its launcher was killed
                 for number, handler in previous.items():
                     signal.signal(number, handler)
         self.tracker.finish(summary)
