@@ -64,8 +64,15 @@ def squared_distances(left: Tensor, right: Tensor, sent: Tensor | None = None) -
     return distances
 
 
-def sum_in_order(rows: Tensor) -> Tensor:
-    """The sum [d] of rows [W, d]; on the CPU one row after another, as when rows arrive one by one."""
+def sum_in_order(rows: Tensor, total: Tensor | None = None) -> Tensor:
+    """The sum [d] of rows [W, d], added to `total` in place if there is one.
+
+    On the CPU, and to a total, one row after another, as when rows arrive one by one.
+    """
+    if total is not None:
+        for row in rows:
+            total.add_(row)
+        return total
     if rows.is_cuda or len(rows) == 1:
         return rows.sum(0)
     total = torch.empty_like(rows[0])

@@ -40,11 +40,9 @@ class ByRow(Compressor):
 class OwnMean(Always):
     """Calls a mean over the workers held here shared."""
 
-    shared_state = ("mean",)
-
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.mean = workspace.zeros()
+        self.mean = self.register_state("mean", workspace.zeros(), "shared")
 
     def __call__(self, gradients, parameters: Tensor, oracle) -> None:
         self.mean.copy_(gradients.dense().mean())
@@ -53,11 +51,10 @@ class OwnMean(Always):
 class NotOfAll(Identity):
     """Keeps a tensor per worker as shared state, so that it cannot move to other processes."""
 
-    shared_state = ("kept",)
-
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.kept = workspace.zeros(workspace.num_held, workspace.num_parameters)
+        kept = workspace.zeros(workspace.num_held, workspace.num_parameters)
+        self.kept = self.register_state("kept", kept, "shared")
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         self.kept.copy_(vectors)

@@ -28,9 +28,6 @@ class EveryFeature(Algorithm):
     of the rest: once quantised, once as it is. The parameters are the server's.
     """
 
-    worker_state = ("error",)
-    shared_state = ("applied",)
-    server_state = ("norms", "iteration")
     extra_columns = COLUMNS
     parameters_at_server = True
 
@@ -42,10 +39,10 @@ class EveryFeature(Algorithm):
     def setup(self, workspace: Workspace) -> None:
         self.cluster = workspace.cluster
         self.d = workspace.num_parameters
-        self.error = workspace.zeros(workspace.num_held, self.d)
-        self.applied = workspace.zeros(self.d)
-        self.norms = workspace.zeros(self.cluster.num_workers)
-        self.iteration = workspace.zeros(dtype=torch.int64)
+        self.error = self.register_state("error", workspace.zeros(workspace.num_held, self.d), "worker")
+        self.applied = self.register_state("applied", workspace.zeros(self.d), "shared")
+        self.norms = self.register_state("norms", workspace.zeros(self.cluster.num_workers), "server")
+        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), "server")
 
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
         asked = self._chosen() if self.cluster.is_server else None

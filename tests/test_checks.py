@@ -97,7 +97,7 @@ BROKEN = {
 
 
 def broken(kinds: dict[str, str]) -> Config:
-    config = configured("algorithm=sgd")
+    config = configured("algorithm=composed")
     algorithm = dict(config.algorithm)
     for part, name in kinds.items():
         if part == "algorithm":
@@ -148,7 +148,7 @@ class TestCommand:
         return run
 
     def test_a_file_that_holds_and_one_that_does_not(self, said, tmp_path):
-        text = "defaults:\n  - sgd\nname: mine\ncompressor:\n  kind: {}\n"
+        text = "defaults:\n  - composed\nname: mine\ncompressor:\n  kind: {}\n"
         (tmp_path / "good.yaml").write_text(text.format("sasg.algorithms.compressors.Identity"))
         (tmp_path / "bad.yaml").write_text(text.format("broken_methods.HiddenState"))
         small = ("max_iterations=4", "cluster.workers=2")
@@ -164,7 +164,7 @@ class TestCommand:
             ("name: mine\nkind: nowhere.Mine\n", "algorithm.kind=nowhere.Mine: cannot be imported"),
             ("name: mine\nkind: [a\n", "mine.yaml:3: "),
             (
-                "defaults:\n  - sgd\nname: mine\ncompressor:\n  kind: mine_method.Mine\n",
+                "defaults:\n  - composed\nname: mine\ncompressor:\n  kind: mine_method.Mine\n",
                 "mine_method.py:5: Mine lacks __call__",
             ),
         ],

@@ -165,7 +165,7 @@ class _Held(SimulatedCluster):
     def __init__(self, workers, num_workers, updates):
         super().__init__(num_workers, CPU)
         self.workers = range(*workers)
-        self.is_server, self.takes_sums = False, False
+        self.is_server = False
         self._updates = iter(updates)
 
     def exchange(self, payload, sent, server, reply=None):
@@ -173,8 +173,6 @@ class _Held(SimulatedCluster):
 
 
 class _Recorded(SimulatedCluster):
-    takes_sums = False
-
     def __init__(self, num_workers):
         super().__init__(num_workers, CPU)
         self.updates = []

@@ -47,7 +47,7 @@ def said(tmp_path, monkeypatch, capsys):
         path = tmp_path / f"mine_{next(_COUNT)}.py"
         path.write_text(source.lstrip())
         monkeypatch.syspath_prepend(tmp_path)
-        made = config(*TINY, "algorithm=sgd", f"{kind}={path.stem}.{name}", *overrides)
+        made = config(*TINY, "algorithm=composed", f"{kind}={path.stem}.{name}", *overrides)
         made = type(made)(**{**vars(made), "runs_dir": str(tmp_path / "runs")})
         assert telling_errors(partial(run_config, made)) == 2
         (told,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: ")]
@@ -89,7 +89,7 @@ def test_in_an_iteration(said, call, words):
 GIVEN = [
     ("return Payload(vectors[1:])", "is of shape [9, ", "there are 10 workers here"),
     ("return Payload(vectors[:, :1])", "the update is of shape [1], the parameters ["),
-    ("return vectors", "dataclass"),
+    ("return vectors", "an upload is a Tensor, not a Payload"),
     ("return Payload(vectors, side=vectors[:, :1])", "extra_columns must name what is sent: side_bits"),
 ]
 
@@ -104,19 +104,18 @@ def test_what_it_gave_cannot_be_worked_with(said, call, words, feedback):
 
 
 STATE = [
-    ('shared_state = ("iterations",)', "names 'iterations', but there is no such attribute after setup"),
-    ('worker_state = ("memroy",)', "names 'memroy', but there is no such attribute"),
-    ('server_state = ("total",)', "server_state of Mine names 'total'"),
-    ('shared_state = ("iteration")', "must be a tuple of names: ('iteration',)"),
-    ('shared_state = ("size",)', "is a int and not a tensor"),
-    ('worker_state = ("iteration",)', "of shape [], but the first axis must be W=10"),
+    ("self.register_state('total', workspace.zeros(), 'servre')", "'total' is of scope 'servre'; choose one of"),
+    ("self.register_state('size', self.size, 'shared')", "the state 'size' is a int and not a tensor"),
+    ("self.declare_state('memroy', 'worker')", "'memroy' is declared, but there is no such attribute"),
+    ("self.declare_state('iteration', 'worker')", "of shape [], but the first axis must be W=10"),
 ]
 
 
-@pytest.mark.parametrize(("head", "words"), STATE)
-def test_state_is_checked_right_after_set_up(said, tmp_path, head, words):
-    told, path = said(source(head=head))
-    assert told.startswith(line_with(path, head)) and words in told
+@pytest.mark.parametrize(("setup", "words"), STATE)
+def test_state_is_checked_right_after_set_up(said, tmp_path, setup, words):
+    told, path = said(source(setup=setup))
+    place = "def setup" if "first axis" in words else setup
+    assert told.startswith(line_with(path, place)) and words in told
     assert not (tmp_path / "runs").exists()
 
 

@@ -36,10 +36,8 @@ def trainer(*overrides: str) -> Trainer:
 class Halving(Part):
     """A part with state, for lists of them."""
 
-    shared_state = ("value",)
-
     def setup(self, workspace: Workspace) -> None:
-        self.value = workspace.zeros() + 1
+        self.value = self.register_state("value", workspace.zeros() + 1, "shared")
 
     def begin_epoch(self, epoch, schedule) -> None:
         self.value.mul_(0.5)
@@ -106,7 +104,7 @@ class TestNested:
 
     @pytest.mark.parametrize("half", [7, 14])
     def test_their_state_is_in_the_checkpoint(self, half):
-        overrides = ("algorithm=sgd", f"algorithm.compressor.kind={__name__}.Stages", "epochs=4")
+        overrides = ("algorithm=composed", f"algorithm.compressor.kind={__name__}.Stages", "epochs=4")
         whole, begun, resumed = (trainer(*overrides) for _ in range(3))
         for _ in range(20):
             whole.run_iteration()
@@ -122,7 +120,7 @@ class TestNested:
         assert torch.equal(resumed.problem.parameters, whole.problem.parameters)
 
     def test_a_state_without_one_of_them_does_not_fit(self):
-        made = trainer("algorithm=sgd", f"algorithm.compressor.kind={__name__}.Stages")
+        made = trainer("algorithm=composed", f"algorithm.compressor.kind={__name__}.Stages")
         state = made.state()
         state["shared"]["compressor.stages[2].iteration"] = state["shared"].pop("compressor.halving[a.b][0].value")
         assert made.misfit(state) == "no compressor.halving[a.b][0].value in its shared state"
@@ -208,7 +206,7 @@ class TestIterates:
         state["shared"]["trigger.past"] = torch.zeros(12, made.problem.layout.size)
         state["worker"]["trigger.comparison"] = state["worker"].pop("trigger.uploaded_at")
         del state["worker"]["trigger.compared"]
-        assert made.misfit(state) == "no trigger.compared in its worker state"
+        assert made.misfit(state) == "an unknown trigger.past in its shared state"
 
 
 @pytest.mark.parametrize("method", ["lasg", "sasg", "lasg_wk2", "lasg_ps", "lasg_pse"])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
 from sasg.cluster import Payload, Uploads
+from sasg.errors import ContractError
 from sasg.rows import copy_rows_, sum_in_order
 
 
@@ -19,6 +20,14 @@ class Aggregation(Part):
         self.num_parameters = workspace.num_parameters
         self.num_workers = workspace.cluster.num_workers
         self._total: Tensor | None = None  # [d], the memory of every sum of sparse payloads
+
+    def expect(self, num_kept: int | None) -> Tensor | None:
+        """Told after set-up: uploads are of `num_kept` entries with indices, or (None) dense.
+
+        Memory [W, d] in which the workers of this process may make their dense uploads, leaving rows that do not send
+        as they are, so that nothing is copied; None: there is none to lend.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, arriving: Iterable[Uploads]) -> Tensor:
@@ -33,11 +42,7 @@ class Aggregation(Part):
         From zero, sparse rows are summed in the memory of the last such sum.
         """
         if indices is None:
-            if total is None:
-                return sum_in_order(values)
-            for row in values:
-                total.add_(row)
-            return total
+            return sum_in_order(values, total)
         if total is None:
             if self._total is None:
                 self._total = values.new_empty(self.num_parameters)
@@ -52,8 +57,6 @@ class SumOfUploads(Aggregation):
         total = None
         for uploads in arriving:
             payload = uploads.payload
-            if payload.summed:
-                return payload.values[0]
             total = self._add(total, payload.uploaded(uploads.sent), payload.indices)
         return total
 
@@ -61,17 +64,30 @@ class SumOfUploads(Aggregation):
 class SumOfLatest(Aggregation):
     """The sum of everyone's latest upload: a worker that skips contributes its last one again (LASG, SASG).
 
-    The server keeps M payloads: [M, d] for dense ones, [M, k] values and indices for sparse ones.
+    The server keeps M payloads: [M, d] for dense ones, [M, k] values and indices for sparse ones. A method that uses it
+    calls `expect` in its `setup`. ContractError: it did not, or uploads are of a varying length.
     """
+
+    latest_values: Tensor  # at the server, as is
+    latest_indices: Tensor | None = None
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.latest_values: Tensor | None = None
-        self.latest_indices: Tensor | None = None
+        self._workspace = workspace
+        self._lent: Tensor | None = None
 
-    @property
-    def server_state(self) -> tuple[str, ...]:
-        return tuple(n for n in ("latest_values", "latest_indices") if getattr(self, n) is not None)
+    def expect(self, num_kept: int | None) -> Tensor | None:
+        workspace, cluster = self._workspace, self._workspace.cluster
+        if not cluster.is_server:
+            return None
+        width = self.num_parameters if num_kept is None else num_kept
+        values = self.register_state("latest_values", workspace.zeros(self.num_workers, width), "server")
+        if num_kept is not None:
+            indices = workspace.zeros(self.num_workers, width, dtype=torch.int64)
+            self.register_state("latest_indices", indices, "server")
+        elif not values.is_cuda:  # where all rows are written, also of those that do not send
+            self._lent = values[cluster.workers.start : cluster.workers.stop]
+        return self._lent
 
     def __call__(self, arriving: Iterable[Uploads]) -> Tensor:
         for uploads in arriving:
@@ -79,22 +95,10 @@ class SumOfLatest(Aggregation):
         return self._add(None, self.latest_values, self.latest_indices)
 
     def _store(self, workers: slice, payload: Payload, sent: Tensor | None) -> None:
-        assert payload.count is None
-        if payload.lasting and len(payload.values) == self.num_workers:
-            self._adopt(payload, sent)
+        if payload.values is self._lent and self._lent is not None:
             return
-        if self.latest_values is None:
-            self.latest_values = payload.values.new_zeros(self.num_workers, payload.values.shape[1])
-            if payload.indices is not None:
-                self.latest_indices = torch.zeros_like(self.latest_values, dtype=payload.indices.dtype)
+        if payload.count is not None or (payload.indices is None) != (self.latest_indices is None):
+            raise ContractError("uploads of which the latest are summed must be as `expect` was told", self)
         copy_rows_(self.latest_values[workers], payload.values, sent)
-        if payload.indices is not None:
+        if self.latest_indices is not None:
             copy_rows_(self.latest_indices[workers], payload.indices, sent)
-
-    def _adopt(self, payload: Payload, sent: Tensor | None) -> None:
-        """Use all workers' lasting, dense payloads instead of a copy of them."""
-        if self.latest_values is payload.values:
-            return
-        if self.latest_values is not None and sent is not None:  # it came from a checkpoint
-            copy_rows_(payload.values, self.latest_values, ~sent)
-        self.latest_values = payload.values

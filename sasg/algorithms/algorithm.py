@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -59,18 +59,21 @@ class Workspace:
         return torch.zeros(shape, dtype=dtype or self.dtype, device=self.device)
 
 
-class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract there
-    """A piece of a method with state in tensors that are updated in place.
+@dataclass(frozen=True)
+class State:
+    """What a part has declared of one tensor of its state."""
 
-    The three class attributes name the attributes that make up its state: `worker_state` with a leading
-    axis W; `shared_state`, equal in every process; `server_state`, in the server's process alone.
+    scope: str  # of STATE_SCOPES
+    write: Callable[[Any, Tensor], None] | None  # takes over (part, tensor); None: it is copied into the attribute
+
+
+class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract there
+    """A piece of a method. Its state are tensors that are updated in place, declared in `setup` by `register_state`.
+
     Parts that are its attributes, or in lists, tuples and dicts that are, belong to it: they are set up with it, begin
     epochs with it, and their state is part of its own.
     """
 
-    worker_state: ClassVar[tuple[str, ...]] = ()
-    shared_state: ClassVar[tuple[str, ...]] = ()
-    server_state: ClassVar[tuple[str, ...]] = ()
     extra_columns: ClassVar[tuple[str, ...]] = ()
     """What its payloads cost beside values, indices and flags: "side_bits" (also of a varying count), "vote_bits"."""
 
@@ -84,36 +87,58 @@ class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract ther
         for _, part in self.children():
             part.begin_epoch(epoch, schedule)
 
+    def register_state(self, name: str, tensor: Tensor, scope: str) -> Tensor:
+        """Make `tensor` the attribute `name`, and part of what a checkpoint holds.
+
+        scope: "worker", with a leading axis W; "shared", equal in every process; "server", which counts in the
+        server's process alone. ContractError: it is none of these, or not a tensor.
+        """
+        if not isinstance(tensor, Tensor):
+            raise ContractError(f"the state {name!r} is a {type(tensor).__name__} and not a tensor", self)
+        setattr(self, name, tensor)
+        self.declare_state(name, scope)
+        return tensor
+
+    def declare_state(self, name: str, scope: str, write: Callable[[Any, Tensor], None] | None = None) -> None:
+        """Make the attribute `name`, which may be a property, part of what a checkpoint holds; see `register_state`.
+
+        write: takes over (self, tensor), after all that was declared before; by default a copy in place.
+        """
+        if scope not in STATE_SCOPES:
+            scopes = ", ".join(STATE_SCOPES)
+            raise ContractError(f"the state {name!r} is of scope {scope!r}; choose one of {scopes}", self)
+        if not hasattr(self, name):
+            raise ContractError(f"the state {name!r} is declared, but there is no such attribute", self)
+        self._declared()[name] = State(scope, write)
+
+    def _declared(self) -> dict[str, State]:
+        return self.__dict__.setdefault("_states", {})
+
     def state(self, scope: str) -> dict[str, Tensor]:
         """The state tensors of "worker", "shared" or "server" scope, those of nested parts included."""
-        own = {name: getattr(self, name) for name in getattr(self, f"{scope}_state")}
+        own = {name: getattr(self, name) for name, state in self._declared().items() if state.scope == scope}
         for prefix, part in self.children():
             own.update({f"{prefix}.{name}": tensor for name, tensor in part.state(scope).items()})
         return own
 
     def load_state(self, scope: str, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state` returned; state that is allocated at the first use comes into being here."""
+        """Take over what `state` returned."""
         own = dict(tensors)
         for prefix, part in self.children():
             theirs = [path for path in own if path.startswith(f"{prefix}.")]
             part.load_state(scope, {path.removeprefix(f"{prefix}."): own.pop(path) for path in theirs})
-        for name, tensor in own.items():
-            if getattr(self, name) is None:
-                setattr(self, name, tensor.clone())
+        for name, state in self._declared().items():
+            if state.scope != scope:
+                continue
+            if state.write is None:
+                getattr(self, name).copy_(own[name])
             else:
-                getattr(self, name).copy_(tensor)
+                state.write(self, own[name])
 
     def all_extra_columns(self) -> tuple[str, ...]:
         """Its own `extra_columns` and those of nested parts."""
         nested = [column for _, part in self.children() for column in part.all_extra_columns()]
         return (*self.extra_columns, *nested)
-
-    def takes(self, path: str) -> bool:
-        """Whether there is a place for state of this name, allocated or not."""
-        for prefix, part in self.children():
-            if path.startswith(f"{prefix}."):
-                return part.takes(path.removeprefix(f"{prefix}."))
-        return hasattr(self, path)
 
     def children(self) -> Iterator[tuple[str, "Part"]]:
         """The parts that belong to it, by name: `memory`, `stages[0]`, `votes[first]`."""
@@ -139,29 +164,16 @@ def _parts_in(name: str, value: object) -> Iterator[tuple[str, Part]]:
 
 
 def check_state(method: Part, num_held: int) -> None:
-    """CodeError if a part of a method that was set up names state that it has not; num_held: W."""
+    """CodeError if a part of a method that was set up has state per worker without an axis for them; num_held: W."""
     for part in (method, *(part for _, part in method.descendants())):
-        for scope in STATE_SCOPES:
-            if wrong := _fault_of_state(part, scope, num_held):
+        own = {name: getattr(part, name) for name, state in part._declared().items() if state.scope == "worker"}
+        for name, tensor in own.items():
+            if tensor.shape[:1] != (num_held,):
                 kind = type(part)
-                raise CodeError(f"{place_of(kind, f'{scope}_state')}: {scope}_state of {kind.__name__} {wrong}")
-
-
-def _fault_of_state(part: Part, scope: str, num_held: int) -> str | None:
-    names = getattr(part, f"{scope}_state")
-    if isinstance(names, str):
-        return f"must be a tuple of names: ({names!r},)"
-    for name in names:
-        if not hasattr(part, name):
-            return f"names {name!r}, but there is no such attribute after setup"
-        held = getattr(part, name)
-        if held is None:  # it comes into being at the first use
-            continue
-        if not isinstance(held, Tensor):
-            return f"names {name!r}, which is a {type(held).__name__} and not a tensor"
-        if scope == "worker" and held.shape[:1] != (num_held,):
-            return f"names {name!r} of shape {list(held.shape)}, but the first axis must be W={num_held}"
-    return None
+                raise CodeError(
+                    f"{place_of(kind, 'def setup')}: the worker state {name!r} of {kind.__name__} is of shape "
+                    f"{list(tensor.shape)}, but the first axis must be W={num_held}"
+                )
 
 
 class Algorithm(Part):

@@ -1,16 +1,16 @@
-"""The composed family: a method as four answers (SGD, Sparse, LASG, SASG are four corners of one square)."""
+"""The composed family: a method as four answers (SGD, Sparse, LASG, SASG are the corners of a square)."""
 
 from collections.abc import Iterable
 from typing import Literal
 
 from torch import Tensor
 
-from sasg.algorithms.aggregation import Aggregation, SumOfUploads
+from sasg.algorithms.aggregation import Aggregation
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.compressors import Compressor, Identity
-from sasg.algorithms.feedback import ErrorMemory, Feedback, NoFeedback
-from sasg.algorithms.triggers import Always, Trigger
-from sasg.cluster import Payload, Uploads
+from sasg.algorithms.feedback import ErrorMemory, Feedback
+from sasg.algorithms.triggers import Trigger
+from sasg.cluster import Uploads
 from sasg.errors import UserError
 from sasg.gradients import Oracle
 from sasg.parts import build
@@ -45,19 +45,15 @@ class Composed(Algorithm):
         self.cluster = workspace.cluster
         self.step_size = workspace.zeros()
         self._server_scale = 1.0 if self.reduction == "sum" else 1 / self.cluster.num_workers
-        parts = (self.trigger, self.compressor, self.feedback, self.aggregation)
-        plain = tuple(map(type, parts)) == (Always, Identity, NoFeedback, SumOfUploads)
-        self._sum_is_enough = plain and self.cluster.takes_sums
+        lent = self.aggregation.expect(self.compressor.num_kept)
+        if lent is not None and self.compressor.returns_input:
+            self.feedback.write_to(lent)
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         super().begin_epoch(epoch, schedule)
         self.step_size.fill_(schedule(epoch) / self._server_scale)
 
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
-        if self._sum_is_enough:
-            summed = Payload((self.step_size * oracle.total(parameters)).unsqueeze(0), summed=True)
-            self.apply_(parameters, self.cluster.exchange(summed, None, self._server))
-            return
         gradients = oracle(parameters)
         self.sent = self.trigger(gradients, parameters, oracle)
         self.difference, self.threshold = self.trigger.difference, self.trigger.threshold

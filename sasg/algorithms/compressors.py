@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from math import floor
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,7 +14,14 @@ from sasg.gradients import Gradients
 
 
 class Compressor(Part):
-    """Turns vectors [W, d] into payloads."""
+    """Turns vectors [W, d] into payloads.
+
+    num_kept: k, the entries of every upload that has indices, known after set-up; None: uploads are dense.
+    returns_input: whether a payload's values are the vectors that it was given, in their memory.
+    """
+
+    num_kept: int | None = None
+    returns_input: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
@@ -37,6 +44,8 @@ class Compressor(Part):
 
 class Identity(Compressor):
     """Everything, as it is."""
+
+    returns_input = True
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         return Payload(vectors)
@@ -65,6 +74,7 @@ class TopK(Compressor):
         sizes = workspace.sizes if self.scope == "tensor" else (workspace.num_parameters,)
         # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
         self.segments = tuple(Segment(n, max(1, floor(self.density * n + 1e-9))) for n in sizes)
+        self.num_kept = sum(segment.kept for segment in self.segments)
         self._select = TopKSelector(self.segments)
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:

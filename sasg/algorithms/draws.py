@@ -41,14 +41,12 @@ def number_streams(method: Part) -> None:
 class Draws(Stream):
     """Uniform numbers for the workers held here; every call is an iteration of its own."""
 
-    shared_state = ("iteration",)
-
     def __init__(self):
         super().__init__(Purpose.COMPRESS)
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.iteration = workspace.zeros(dtype=torch.int64)
+        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), "shared")
         self._key = signed(self.word)
         self._workers = torch.tensor(workspace.cluster.workers, device=workspace.device)
         self._dtype = workspace.dtype

@@ -1,9 +1,7 @@
 """What does a worker remember of what it did not transmit?"""
 
 from abc import abstractmethod
-from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
@@ -15,6 +13,9 @@ from sasg.gradients import Gradients
 class Feedback(Part):
     """Turns gradients into the payloads of step-size-scaled vectors."""
 
+    def write_to(self, lent: Tensor) -> None:
+        """Told after set-up, if the server lends memory [W, d] to dense uploads; rows that do not send must stay."""
+
     @abstractmethod
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
         """Payloads for `gradients` and the scalar `step_size`; those of workers that do not send are ignored."""
@@ -25,15 +26,14 @@ class NoFeedback(Feedback):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self._scaled: Tensor | None = None  # [W, d]
+        self._scaled = workspace.zeros(workspace.num_held, workspace.num_parameters)
+
+    def write_to(self, lent: Tensor) -> None:
+        self._scaled = lent
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
-        if self._scaled is None:
-            self._scaled = torch.zeros_like(gradients.dense())
         gradients.write_(self._scaled, step_size, sent)
-        payload = compressor(self._scaled, sent)
-        # on the CPU only rows that send were written: the others still hold their last upload
-        return replace(payload, lasting=payload.values is self._scaled and not self._scaled.is_cuda)
+        return compressor(self._scaled, sent)
 
 
 class ErrorMemory(Feedback):
@@ -42,11 +42,11 @@ class ErrorMemory(Feedback):
     A worker that does not send keeps its memory untouched.
     """
 
-    worker_state = ("memory",)
+    memory: Tensor  # e_m, [W, d]
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.memory = workspace.zeros(workspace.num_held, workspace.num_parameters)
+        self.register_state("memory", workspace.zeros(workspace.num_held, workspace.num_parameters), "worker")
 
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
         return compressor.take_(self.memory, sent, gradients, step_size)  # the memory becomes v in place, then e

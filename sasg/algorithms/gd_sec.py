@@ -38,8 +38,12 @@ class GDSEC(Algorithm):
     num_levels: entries that are sent are quantised (QSGD-SEC; see `qsgd.RandomRounding`), and e_m keeps the difference.
     """
 
-    worker_state = ("estimate", "memory")
-    shared_state = ("previous", "iteration")
+    estimate: Tensor  # h_m, [W, d]
+    memory: Tensor  # e_m, [W, d]
+    previous: Tensor  # w^(k-1), [d]
+    iteration: Tensor
+    total: Tensor  # h, [d], at the server
+
     extra_columns = ("side_bits",)
 
     def __init__(
@@ -67,20 +71,17 @@ class GDSEC(Algorithm):
         self.cluster = workspace.cluster
         num_workers, d = self.cluster.num_workers, workspace.num_parameters
         self.step_size = workspace.zeros()
-        self.estimate = workspace.zeros(workspace.num_held, d)  # h_m
-        self.memory = workspace.zeros(workspace.num_held, d)  # e_m
-        self.total = workspace.zeros(d) if self.cluster.is_server else None  # h
-        self.previous = workspace.zeros(d)  # w^(k-1)
-        self.iteration = workspace.zeros(dtype=torch.int64)
+        for name in ("estimate", "memory"):
+            self.register_state(name, workspace.zeros(workspace.num_held, d), "worker")
+        self.register_state("previous", workspace.zeros(d), "shared")
+        self.register_state("iteration", workspace.zeros(dtype=torch.int64), "shared")
+        if self.cluster.is_server:
+            self.register_state("total", workspace.zeros(d), "server")
         self._per_step = torch.full_like(self.previous, self.xi / num_workers)  # xi_i / M
         if self.coordinate_wise:
             self._per_step /= torch.from_numpy(workspace.smoothness().coordinates).to(self._per_step)
         self._workers = torch.tensor(self.cluster.workers, device=workspace.device)
         self._num_scheduled = max(1, round(self.share * num_workers))
-
-    @property
-    def server_state(self) -> tuple[str, ...]:
-        return ("total",) if self.cluster.is_server else ()
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         super().begin_epoch(epoch, schedule)

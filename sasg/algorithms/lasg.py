@@ -50,15 +50,14 @@ class WK2(AuthorsThreshold, GradientChange):
 class UploadedVectors(AuthorsThreshold, LazyTrigger):
     """Rules on || v_m^k - v_m^(k_m) ||^2: how a vector of the worker changed since it last uploaded."""
 
-    worker_state = ("uploaded", "staleness")
-
     @abstractmethod
     def _write(self, vectors: Tensor, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> None:
         """Overwrite `vectors` [W, d] by v_m^k."""
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.uploaded = workspace.zeros(workspace.num_held, workspace.num_parameters)  # v_m^(k_m)
+        uploaded = workspace.zeros(workspace.num_held, workspace.num_parameters)
+        self.uploaded = self.register_state("uploaded", uploaded, "worker")  # v_m^(k_m)
         self._vectors = torch.zeros_like(self.uploaded)
         self._one = workspace.zeros() + 1
 
@@ -73,11 +72,9 @@ class UploadedVectors(AuthorsThreshold, LazyTrigger):
 class WK1(UploadedVectors):
     """v_m^k = g_m(w^k; xi) - g_m(w~; xi), with the snapshot w~ taken by everyone every `max_delay` iterations."""
 
-    shared_state = ("snapshot", "squared_updates", "iteration")
-
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.snapshot = workspace.zeros(workspace.num_parameters)
+        self.snapshot = self.register_state("snapshot", workspace.zeros(workspace.num_parameters), "shared")
 
     def _write(self, vectors: Tensor, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> None:
         due = self.iteration % self.max_delay == 0

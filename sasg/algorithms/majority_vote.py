@@ -6,21 +6,13 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
-from sasg.algorithms.composed import Composed
 from sasg.algorithms.quantisers import Quantiser
+from sasg.algorithms.sgd import SGD
 from sasg.algorithms.votes import Vote
 from sasg.cluster import Payload, Positions, Segment, Uploads, Values
 from sasg.errors import UserError
 from sasg.gradients import Oracle
 from sasg.parts import build
-
-_DENSE_SGD = {
-    "trigger": {"kind": "sasg.algorithms.triggers.Always"},
-    "compressor": {"kind": "sasg.algorithms.compressors.Identity"},
-    "feedback": {"kind": "sasg.algorithms.feedback.NoFeedback"},
-    "aggregation": {"kind": "sasg.algorithms.aggregation.SumOfUploads"},
-    "reduction": "mean",
-}
 
 
 class MajorityVote(Algorithm):
@@ -42,7 +34,7 @@ class MajorityVote(Algorithm):
     warmup_epochs: first epochs in which all is dense SGD, an exchange for each mini-batch.
     """
 
-    worker_state = ("memory",)
+    memory: Tensor  # [W, d], e_m; within an iteration D_m
 
     def __init__(
         self,
@@ -62,13 +54,13 @@ class MajorityVote(Algorithm):
         self.warmup_epochs = warmup_epochs
         self.vote: Vote = build("algorithm.vote", vote, Vote, density=density)
         self.quantiser: Quantiser | None = quantiser and build("algorithm.quantiser", quantiser, Quantiser)
-        self.dense = Composed(**_DENSE_SGD)
+        self.dense = SGD("mean")
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
         self.cluster = workspace.cluster
         size = workspace.num_parameters
-        self.memory = workspace.zeros(workspace.num_held, size)  # e_m, and D_m within an iteration
+        self.register_state("memory", workspace.zeros(workspace.num_held, size), "worker")
         self.negative_step_size = workspace.zeros()  # -gamma'
         self._models = torch.empty_like(self.memory) if self.local_steps > 1 else None  # w_m
         self._mask, self._values = Positions(self.vote.num_kept, size), Values(self.vote.num_kept)

@@ -18,8 +18,6 @@ class OneBySmoothness(Trigger):
     iteration all upload. Without smoothness constants (cross entropy) there is a UserError.
     """
 
-    shared_state = ("is_first",)
-
     def __init__(self) -> None:
         self.draws = Draws()
 
@@ -28,7 +26,8 @@ class OneBySmoothness(Trigger):
         shares = torch.from_numpy(workspace.smoothness().workers).cumsum(0)
         self._bounds = (shares / shares[-1]).to(workspace.device, workspace.dtype)
         self._workers = torch.tensor(workspace.cluster.workers, device=workspace.device)
-        self.is_first = torch.ones((), dtype=torch.bool, device=workspace.device)
+        is_first = torch.ones((), dtype=torch.bool, device=workspace.device)
+        self.is_first = self.register_state("is_first", is_first, "shared")
 
     def __call__(self, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> Tensor:
         chosen = torch.searchsorted(self._bounds, self.draws.shared(1), right=True)

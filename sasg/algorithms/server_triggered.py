@@ -21,13 +21,7 @@ from sasg.rows import copy_rows_, squared_distances
 class Drift(AuthorsThreshold, PastIterates):
     """L_m^2 || w^k - w^(k_m) ||^2 of all M workers, at the server: how far it has gone since a worker uploaded."""
 
-    worker_state = ()
-    shared_state = ()
-
-    @property
-    def server_state(self) -> tuple[str, ...]:
-        names = ("compared", "uploaded_at", "staleness", "squared_updates", "iteration", "smoothness")
-        return names if self.is_server else ()
+    scope_of_rows = scope_of_common = "server"
 
     def _num_rows(self, workspace: Workspace) -> int:
         return workspace.cluster.num_workers
@@ -36,7 +30,7 @@ class Drift(AuthorsThreshold, PastIterates):
         self.is_server = workspace.cluster.is_server
         if self.is_server:
             super().setup(workspace)
-            self.smoothness = workspace.zeros(self.num_workers)  # L_m
+            self.smoothness = self.register_state("smoothness", workspace.zeros(self.num_workers), "server")  # L_m
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         if self.is_server:
@@ -70,7 +64,6 @@ class ServerTriggered(Algorithm):
     """
 
     parameters_at_server = True
-    shared_state = ("iteration",)
 
     def __init__(
         self, smoothness: tuple[float, ...] | float | None, max_delay: int = 50, window: int = 10, scale: float = 1.0
@@ -83,7 +76,6 @@ class ServerTriggered(Algorithm):
         if self.estimates:
             self.rule.num_first = 2
             self.extra_columns = ("side_bits",)
-            self.worker_state = ("downloaded",)
         self.aggregation = SumOfLatest()
 
     def setup(self, workspace: Workspace) -> None:
@@ -94,10 +86,12 @@ class ServerTriggered(Algorithm):
                 f"algorithm.smoothness: {len(self.given_smoothness)} values for {self.cluster.num_workers} workers"
             )
         self.step_size = workspace.zeros()
-        self.iteration = workspace.zeros(dtype=torch.int64)
-        self._scaled = workspace.zeros(workspace.num_held, workspace.num_parameters)  # gamma g_m
+        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), "shared")
+        lent = self.aggregation.expect(None)
+        own = workspace.zeros(workspace.num_held, workspace.num_parameters)
+        self._scaled = own if lent is None else lent  # gamma g_m
         if self.estimates:
-            self.downloaded = torch.zeros_like(self._scaled)  # w^(k_m)
+            self.downloaded = self.register_state("downloaded", torch.zeros_like(own), "worker")  # w^(k_m)
         elif self.cluster.is_server:
             self.rule.smoothness.copy_(self.given_smoothness)
 
@@ -111,7 +105,7 @@ class ServerTriggered(Algorithm):
         gradients = oracle.of(parameters, self.sent)
         gradients.write_(self._scaled, self.step_size, self.sent)
         side = self._estimate(gradients, oracle, parameters) if self.estimates else None
-        payload = Payload(self._scaled, side=side, lasting=not self._scaled.is_cuda)
+        payload = Payload(self._scaled, side=side)
 
         def server(arriving: Iterable[Uploads]) -> None:
             self.rule.observe(self.apply_(parameters, self.aggregation(self._noted(arriving))))

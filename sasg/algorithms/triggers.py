@@ -44,8 +44,9 @@ class LazyDecision(Part):
     them.
     """
 
-    worker_state = ("staleness",)
-    shared_state = ("squared_updates", "iteration")
+    scope_of_rows: ClassVar[str] = "worker"
+    scope_of_common: ClassVar[str] = "shared"
+    """Of what it keeps of each worker, and of all; see `Part.register_state`."""
 
     def __init__(self, num_differences: int, longest_silence: int, num_first: int = 1, counts_first: bool = True):
         self.num_differences = num_differences
@@ -67,9 +68,12 @@ class LazyDecision(Part):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.staleness = workspace.zeros(self._num_rows(workspace), dtype=torch.int64)
-        self.squared_updates = workspace.zeros(max(1, self.num_differences))  # a ring, newest at iteration % length
-        self.iteration = workspace.zeros(dtype=torch.int64)
+        rows, common = self.scope_of_rows, self.scope_of_common
+        staleness = workspace.zeros(self._num_rows(workspace), dtype=torch.int64)
+        self.staleness = self.register_state("staleness", staleness, rows)
+        squared_updates = workspace.zeros(max(1, self.num_differences))  # a ring, newest at iteration % length
+        self.squared_updates = self.register_state("squared_updates", squared_updates, common)
+        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), common)
         self.weight = workspace.zeros()
         self.num_workers = workspace.cluster.num_workers
 
@@ -103,13 +107,13 @@ class PastIterates(LazyDecision):
     share an iterate then does not depend on how they are spread over processes.
     """
 
-    worker_state = ("compared", "uploaded_at", "staleness")
-
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
         num_rows = min(len(self.staleness), self.longest_silence + 2)
         self.past = workspace.zeros(num_rows, workspace.num_parameters)
-        self.comparison, self.uploaded_at = torch.zeros_like(self.staleness), torch.zeros_like(self.staleness)
+        self.comparison = torch.zeros_like(self.staleness)
+        self.uploaded_at = self.register_state("uploaded_at", torch.zeros_like(self.staleness), self.scope_of_rows)
+        self.declare_state("compared", self.scope_of_rows, write=PastIterates._take_compared)
         self._rows = torch.arange(num_rows, device=workspace.device)
         self._kept = torch.zeros(num_rows + 1, dtype=torch.bool, device=workspace.device)
 
@@ -118,13 +122,9 @@ class PastIterates(LazyDecision):
         """w^(k_m), [W, d], as a copy."""
         return self.past.index_select(0, self.comparison)
 
-    def load_state(self, scope: str, tensors: dict[str, Tensor]) -> None:
-        tensors = dict(tensors)
-        if "compared" in tensors:
-            iterates = tensors.pop("compared")
-            self.comparison.copy_(tensors["uploaded_at"].unique(return_inverse=True)[1])
-            self.past[self.comparison] = iterates
-        super().load_state(scope, tensors)
+    def _take_compared(self, iterates: Tensor) -> None:
+        self.comparison.copy_(self.uploaded_at.unique(return_inverse=True)[1])
+        self.past[self.comparison] = iterates
 
     def _remember(self, sent: Tensor, parameters: Tensor) -> None:
         free = self._free_row(sent)

@@ -85,15 +85,13 @@ class RandomVote(TopKVote):
     exponential. The draws are a function of (seed, iteration).
     """
 
-    server_state = ("iteration",)
-
     def __init__(self, density: float):
         super().__init__(density)
         self.stream = Stream(Purpose.VOTE)
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        self.iteration = workspace.zeros(dtype=torch.int64)
+        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), "server")
 
     def elect(self, arriving: Iterable[Uploads]) -> Tensor:
         exponential = device_uniform(self.stream.word, self.iteration, self.num_parameters).log_().neg_()
@@ -118,8 +116,6 @@ class AddDropVote(Vote):
     """
 
     extra_columns = ("vote_bits", "side_bits")  # how many changes there are
-    worker_state = ("vote",)
-    server_state = ("counts",)
 
     def __init__(self, density: float, change_density: float = 0.001):
         super().__init__(density)
@@ -131,8 +127,10 @@ class AddDropVote(Vote):
         super().setup(workspace)
         size = self.num_parameters
         first = torch.arange(self.num_kept, device=workspace.device) * size // self.num_kept
-        self.vote = first.repeat(workspace.num_held, 1)  # [W, K] ascending positions
+        # [W, K] ascending positions
+        self.vote = self.register_state("vote", first.repeat(workspace.num_held, 1), "worker")
         self.counts[first] = workspace.cluster.num_workers
+        self.declare_state("counts", "server")
         self.num_changes = num_kept(self.change_density, size)  # k'
         self.segments = (Segment(2 * size, 2 * self.num_changes),)
         self._select = TopKSelector((Segment(size, self.num_changes),))

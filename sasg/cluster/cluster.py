@@ -12,6 +12,7 @@ from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload
 from sasg.cluster.reply import Reply, Update
 from sasg.cluster.stopwatch import NoStopwatch
+from sasg.rows import sum_in_order
 
 T = TypeVar("T")
 UPDATE = Update()
@@ -37,6 +38,14 @@ All M workers come at once, or in parts as they arrive; workers of another proce
 """
 
 
+def _sum(arriving: Iterable[Uploads]) -> Tensor:
+    """Of dense uploads, in worker order."""
+    total = None
+    for uploads in arriving:
+        total = sum_in_order(uploads.payload.values, total)
+    return total
+
+
 class Cluster(ABC):
     """M workers, of which this process holds `workers`, and one server."""
 
@@ -48,8 +57,6 @@ class Cluster(ABC):
     stopwatch: NoStopwatch
     share_of_work: tuple[int, int] = (0, 1)
     """(i, n): this process does part i of n of work that any process can do."""
-    takes_sums: ClassVar[bool]
-    """Whether a payload may hold the sum over workers where nobody needs them one by one."""
     capturable: ClassVar[bool]
     """Whether an exchange is work of the device alone, which a CUDA graph can hold."""
 
@@ -61,6 +68,13 @@ class Cluster(ABC):
         reply: what the server returns; by default the update [d].
         The ledger counts here, from what is exchanged. The reply's memory is reused by the next exchange.
         """
+
+    def sum(self, rows: Callable[[], Tensor], total: Callable[[], Tensor]) -> Tensor:
+        """The sum over all M workers of dense vectors [d], which each of them uploads, in every process.
+
+        rows(): those of the workers held here, [W, d]; total(): their sum, for a cluster that needs no more.
+        """
+        return self.exchange(Payload(rows()), None, _sum)
 
     @abstractmethod
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:

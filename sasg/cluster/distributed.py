@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.ledger import Ledger
-from sasg.cluster.payload import Payload
+from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch
 from sasg.cluster.transport import SERVER, Transport
@@ -37,7 +37,6 @@ class DistributedCluster(Cluster):
     reception: one payload of memory), or asks for all at once ("parallel": M payloads of memory).
     """
 
-    takes_sums = False
     capturable = False
 
     def __init__(
@@ -63,7 +62,7 @@ class DistributedCluster(Cluster):
     # -- one iteration ----------------------------------------------------------------------------
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
-        payload.check_fit(len(self.workers), sent)
+        check_uploads(payload, len(self.workers), sent)
         form = WireFormat.of(payload)
         self.stopwatch.enter("upload")
         if self.is_server:

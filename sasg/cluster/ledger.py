@@ -62,7 +62,7 @@ class Ledger:
 
     def count_uploads(self, payload: Payload, sent: Tensor | None) -> None:
         """Count the uploads in a payload's rows: those of `sent` [W], or all (None: no flags needed)."""
-        rows = self.num_workers if payload.summed else len(payload.entries)
+        rows = len(payload.entries)
         fixed = {"rounds": 0 if payload.is_vote else 1, "side_bits": payload.side_bits}
         varying: dict[str, Tensor] = {}
         if payload.count is not None and not payload.is_vote:

@@ -27,8 +27,6 @@ class Payload:
     values: [W, k]; None for a vote, which is positions alone. indices: [W, k] positions in the flat vector [d], or
     None for a dense payload (k = d).
     segments: what was sparsified, in the order of the payload's entries; empty for a dense payload.
-    summed: values is [1, d], the sum over this process's workers, all of which send (simulation only).
-    lasting: the same memory comes every time, and rows of workers that do not send hold their last upload.
     count: [W] int64, only the first count[m] entries of row m are uploaded, of which the indices ascend; what stands
     behind them is ignored, but its indices are in [0, d). With one segment only. Uploads that the server gets may be
     of different widths k.
@@ -42,8 +40,6 @@ class Payload:
     values: Tensor | None
     indices: Tensor | None = None
     segments: tuple[Segment, ...] = ()
-    summed: bool = False
-    lasting: bool = False
     count: Tensor | None = None
     code: ValueCode | None = None
     side: Tensor | None = None
@@ -79,14 +75,6 @@ class Payload:
         if lowest < 0 or highest >= self.size:
             found = lowest if lowest < 0 else highest
             raise ContractError(f"a payload has index {found}, outside 0..{self.size - 1}")
-
-    def check_fit(self, num_held: int, sent: Tensor | None) -> None:
-        """ContractError unless there is a row, and a flag in `sent`, for each of the workers held here."""
-        if len(self.entries) != (1 if self.summed else num_held):
-            raise ContractError(f"a payload is of shape {_shape(self.entries)}, and there are {num_held} workers here")
-        if sent is not None and (sent.dtype != torch.bool or sent.shape != (num_held,)):
-            kind = str(sent.dtype).removeprefix("torch.")
-            raise ContractError(f"who sends must be [{num_held}] bool or None, not {_shape(sent)} {kind}")
 
     @classmethod
     def of_survivors(cls, vectors: Tensor, survives: Tensor, **options) -> "Payload":
@@ -128,6 +116,17 @@ class Payload:
         if self.count is not None:
             values = torch.where(first_entries(self.count, values.shape[1]), values, 0)
         return values if sent is None else torch.where(sent.unsqueeze(1), values, 0)
+
+
+def check_uploads(payload: Payload, num_held: int, sent: Tensor | None) -> None:
+    """ContractError unless it is a payload with a row, and a flag in `sent`, for each of the workers held here."""
+    if not isinstance(payload, Payload):
+        raise ContractError(f"an upload is a {type(payload).__name__}, not a Payload")
+    if len(payload.entries) != num_held:
+        raise ContractError(f"a payload is of shape {_shape(payload.entries)}, and there are {num_held} workers here")
+    if sent is not None and (sent.dtype != torch.bool or sent.shape != (num_held,)):
+        kind = str(sent.dtype).removeprefix("torch.")
+        raise ContractError(f"who sends must be [{num_held}] bool or None, not {_shape(sent)} {kind}")
 
 
 COUNT_BITS = 32  # of the length that goes in front of an upload of varying length

@@ -1,11 +1,13 @@
 """All workers in one process."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.ledger import Ledger
-from sasg.cluster.payload import Payload
+from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Reply
 from sasg.cluster.stopwatch import NoStopwatch
 
@@ -14,7 +16,6 @@ class SimulatedCluster(Cluster):
     """M workers and the server in this process; nothing is sent, everything is counted."""
 
     is_server = True
-    takes_sums = True
     capturable = True
 
     def __init__(self, num_workers: int, device: torch.device):
@@ -25,11 +26,18 @@ class SimulatedCluster(Cluster):
         self.stopwatch = NoStopwatch()
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
-        payload.check_fit(self.num_workers, sent)
+        check_uploads(payload, self.num_workers, sent)
         returned = server([Uploads(slice(0, self.num_workers), payload, sent)])
         self.ledger.count_uploads(payload, sent)
         self.ledger.count_reply(reply, returned, payload)
         return returned
+
+    def sum(self, rows: Callable[[], Tensor], total: Callable[[], Tensor]) -> Tensor:
+        update = total()
+        payload = Payload(update.expand(self.num_workers, -1))  # as many, for the ledger
+        self.ledger.count_uploads(payload, None)
+        self.ledger.count_reply(UPDATE, update, payload)
+        return update
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
         self.ledger.count_request(asked, parameters)

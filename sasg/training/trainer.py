@@ -190,9 +190,8 @@ class Trainer:
             if key not in found:
                 return f"no {words}"
             if key not in known:
-                if group not in STATE_SCOPES or not self.algorithm.takes(name):
-                    return f"an unknown {words}"
-            elif known[key] not in (None, found[key]):
+                return f"an unknown {words}"
+            if known[key] != found[key]:
                 return f"another shape of {words}"
         return None
 
@@ -222,14 +221,14 @@ class Trainer:
             cluster.spread(self.records.state()[name])
 
 
-def _shapes(state: dict[str, Any]) -> dict[tuple[str, str], torch.Size | None]:
-    """Of a state's tensors by (group, name), without the axis of workers; None where nothing is allocated yet."""
-    shapes: dict[tuple[str, str], torch.Size | None] = {}
+def _shapes(state: dict[str, Any]) -> dict[tuple[str, str], torch.Size]:
+    """Of a state's tensors by (group, name), without the axis of workers."""
+    shapes: dict[tuple[str, str], torch.Size] = {}
     shapes |= {("", name): tensor.shape for name, tensor in state.items() if isinstance(tensor, Tensor)}
     for group in (*STATE_SCOPES, "records"):
         for name, tensor in state.get(group, {}).items():
             of_workers = group == "worker" or (group == "records" and name in _RECORDS_OF_WORKERS)
-            shapes[group, name] = None if tensor is None else tensor.shape[int(of_workers) :]
+            shapes[group, name] = tensor.shape[int(of_workers) :]
     return shapes
 
 
