@@ -93,7 +93,7 @@ $(STUDIES:%=reproduce-%): reproduce-%: setup
 	$(RUN) experiments/reproduce.py study=$(subst -,_,$*) $(study_options)
 
 reproduce-table3: setup
-	$(RUN) scripts/table3.py
+	$(RUN) benchmarks/table3/measure.py
 
 reproduce: reproduce-table2 reproduce-heterogeneous reproduce-sparsity reproduce-figures
 

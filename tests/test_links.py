@@ -14,13 +14,13 @@ import small_runs
 import yaml
 from ranks import run_ranks
 
+from benchmarks.table3 import replay as table3
+from benchmarks.table3.namespaces import can_shape, shaped_star
 from experiments.study import compose_grid
 from sasg.__main__ import run_config
 from sasg.cluster.links import Link
-from sasg.cluster.namespaces import can_shape, shaped_star
 from sasg.errors import UserError
 from sasg.parts import build
-from sasg.report import table3
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -181,7 +181,7 @@ def transfer(sender: list[str], receiver: list[str]) -> float:
 
 
 def test_table_three_is_written_under_its_name(tmp_path):
-    write = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "table3.py"))["_write"]
+    write = runpy.run_path(str(ROOT / "benchmarks/table3/measure.py"))["_write"]
     write(tmp_path, "table3_unshaped", [{"method": "sgd", "communication_s_measured": 1.5}], ["a note"])
     assert (tmp_path / "table3_unshaped.csv").read_text() == "method,communication_s_measured\nsgd,1.5\n"
     assert "| sgd | 1.5 |" in (tmp_path / "table3_unshaped.md").read_text()

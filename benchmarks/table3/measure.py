@@ -2,7 +2,6 @@
 """Table III on this machine's links: measure, compare with the paper and with the link model."""
 
 import argparse
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sasg.environment import require  # noqa: E402
@@ -23,10 +22,12 @@ require("torch", "pandas")
 
 import torch  # noqa: E402
 
+from benchmarks.table3 import replay as table3  # noqa: E402
+from benchmarks.table3.namespaces import INTERFACE, SERVER_ADDRESS, can_shape, shaped_star  # noqa: E402
+from benchmarks.table3.replay import LAZY, METHODS, NUM_WORKERS, Replay, published_row  # noqa: E402
 from sasg.cluster.links import Link  # noqa: E402
-from sasg.cluster.namespaces import INTERFACE, SERVER_ADDRESS, can_shape, shaped_star  # noqa: E402
-from sasg.report import table3  # noqa: E402
-from sasg.report.table3 import LAZY, METHODS, NUM_WORKERS, PUBLISHED, Replay  # noqa: E402
+from sasg.report.writing import as_csv, as_markdown  # noqa: E402
+from sasg.training.run_folder import write_text  # noqa: E402
 
 
 def main() -> int:
@@ -120,20 +121,20 @@ def _run_ranks(path: Path, prefixes: list[list[str]], address: str, interface: s
 
 
 def _row(method: str, measured: dict, gradient: float, shared: Replay, link: Link | None) -> dict:
-    published = PUBLISHED[method]
+    published = published_row(method)
     communication = measured["communication_seconds"]
     row = {
         "method": method,
         "communication_s_measured": round(communication, 2),
-        "communication_s_published": published[0],
+        "communication_s_published": published["communication_seconds"],
         "communication_s_modelled": None,
         "model_error": None,
         "server_s_measured": round(measured["server_seconds"], 2),
         "received_MB": round(measured["received_bytes"] / 1e6, 2),
         "extra_computation_s_measured": round(gradient * shared.iterations, 2) if method in LAZY else None,
-        "extra_computation_s_published": published[1],
+        "extra_computation_s_published": published["extra_computation_seconds"],
         "extra_memory_MiB_measured": round(measured["server_mebibytes"], 2) if method in LAZY else None,
-        "extra_memory_MiB_published": published[2],
+        "extra_memory_MiB_published": published["extra_server_memory_mib"],
     }
     if link is not None:
         modelled = table3.predicted_seconds(method, shared, link)
@@ -143,14 +144,11 @@ def _row(method: str, measured: dict, gradient: float, shared: Replay, link: Lin
 
 def _write(folder: Path, file: str, rows: list[dict], notes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{file}.csv").open("w", newline="") as table:
-        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["# Table III, measured", "", "| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    lines += ["| " + " | ".join("-" if value is None else str(value) for value in row.values()) + " |" for row in rows]
-    text = "\n".join([*lines, "", *(f"* {note}" for note in notes), ""])
-    (folder / f"{file}.md").write_text(text)
+    cells = [["-" if value is None else str(value) for value in row.values()] for row in rows]
+    listed = "".join(f"* {note}\n" for note in notes)
+    text = f"# Table III, measured\n\n{as_markdown(list(rows[0]), cells)}\n{listed}"
+    write_text(folder / f"{file}.csv", as_csv(rows))
+    write_text(folder / f"{file}.md", text)
     print(text)
 
 

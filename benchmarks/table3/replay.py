@@ -7,17 +7,17 @@ cluster and aggregation code: what is measured is an exchange, without the gradi
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sasg.algorithms.aggregation import SumOfLatest, SumOfUploads
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.compressors import TopK
-from sasg.cluster import Payload
+from sasg.cluster import Nothing, Payload, Uploads
 from sasg.cluster.distributed import DistributedCluster
 from sasg.cluster.factory import open_cluster
 from sasg.cluster.links import Link
@@ -25,17 +25,12 @@ from sasg.config import ClusterConfig
 from sasg.problem.gradients import make_engine
 from sasg.problem.layout import Layout
 from sasg.problem.models import resnet18
+from sasg.report.published import published
 from sasg.training.run_folder import read_uploads
 
 METHODS = ("sgd", "sparse", "lasg", "sasg")
 LAZY, SPARSE = ("lasg", "sasg"), ("sparse", "sasg")
 NUM_WORKERS = 10
-PUBLISHED = {  # communication s, extra computation s, extra server memory MiB (None: "-")
-    "sgd": (327.45, None, None),
-    "sparse": (15.94, None, None),
-    "lasg": (286.72, 1.25, 426.25),
-    "sasg": (13.09, 1.25, 4.26),
-}
 _MEBI = 2**20
 
 
@@ -66,19 +61,15 @@ def recorded_decisions(path: Path | None, method: str, iterations: int) -> tuple
         chosen = np.linspace(0, len(uploads) - 1, iterations).round().astype(int)
         return uploads[chosen], f"recorded ({path.parent.name}), {iterations} of {len(uploads)} iterations"
     without = {"lasg": "sgd", "sasg": "sparse"}[method]
-    share = PUBLISHED[method][0] / PUBLISHED[without][0]
+    share = published_row(method)["communication_seconds"] / published_row(without)["communication_seconds"]
     drawn = np.random.default_rng(1).random((iterations, NUM_WORKERS)) < share
     return drawn, f"drawn at the published share of uploads, {share:.3f}: no recorded run was found"
 
 
-class UploadsOnly(DistributedCluster):
-    """Leaves out the broadcast of the update: Table III is about uploads."""
-
-    def _broadcast(self, update: Tensor, payload: Payload) -> None:
-        pass
-
-    def _download(self, payload: Payload) -> Tensor:
-        return payload.values[0]
+def published_row(method: str) -> dict[str, float | None]:
+    """The paper's Table III: seconds of communication and of extra computation, extra MiB at the server; None: "-"."""
+    row = published("table3")["cifar10", method]
+    return {name: float(row[name]) if row[name] else None for name in row if name.endswith(("_seconds", "_mib"))}
 
 
 def model_sizes() -> tuple[int, ...]:
@@ -94,23 +85,28 @@ def replay(shared: Replay) -> dict[str, dict[str, float]]:
     with open_cluster(config, device) as opened:
         results = {}
         for method in shared.methods:
-            cluster = UploadsOnly(NUM_WORKERS, device, opened.transport, reception=shared.reception)
+            cluster = DistributedCluster(NUM_WORKERS, device, opened.transport, reception=shared.reception)
             results[method] = _replay_method(cluster, method, shared)
         opened.largest(0)
     return results
 
 
-def _replay_method(cluster: UploadsOnly, method: str, shared: Replay) -> dict[str, float]:
+def _replay_method(cluster: DistributedCluster, method: str, shared: Replay) -> dict[str, float]:
     workspace = Workspace(model_sizes(), cluster, cluster.device, torch.float32, seed=1)
     aggregation = SumOfLatest() if method in LAZY else SumOfUploads()
     aggregation.setup(workspace)
     payload = _payload(workspace, sparse=method in SPARSE)
+    aggregation.expect(payload.values.shape[1] if method in SPARSE else None)
+
+    def server(arriving: Iterable[Uploads]) -> None:  # the update's broadcast is left out: Table III is about uploads
+        aggregation(arriving)
+
     held = slice(cluster.workers.start, cluster.workers.stop)
     before = cluster.transport.received["payloads"]
     for k in range(shared.iterations):
         sent = torch.tensor(shared.decisions[method][k], dtype=torch.bool)[held] if method in LAZY else None
         cluster.largest(0)  # all begin together: no time is spent on waiting for a slow gradient
-        cluster.exchange(payload, sent, aggregation)
+        cluster.exchange(payload, sent, server, Nothing())
         cluster.stopwatch.enter(None)
     seconds = cluster.stopwatch.take()
     state = aggregation.state("server").values()
