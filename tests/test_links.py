@@ -184,5 +184,5 @@ def test_table_three_is_written_under_its_name(tmp_path):
     write = runpy.run_path(str(ROOT / "benchmarks/table3/measure.py"))["_write"]
     write(tmp_path, "table3_unshaped", [{"method": "sgd", "communication_s_measured": 1.5}], ["a note"])
     assert (tmp_path / "table3_unshaped.csv").read_text() == "method,communication_s_measured\nsgd,1.5\n"
-    assert "| sgd | 1.5 |" in (tmp_path / "table3_unshaped.md").read_text()
+    assert "| sgd    | 1.5 " in (tmp_path / "table3_unshaped.md").read_text()
     assert len(list(tmp_path.iterdir())) == 2
