@@ -2,11 +2,11 @@
 
 from abc import abstractmethod
 from math import floor
-from typing import Literal
 
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
+from sasg.algorithms.segments import Scope, segment_sizes
 from sasg.algorithms.top_k import TopKSelector
 from sasg.cluster import Payload, Segment
 from sasg.errors import UserError
@@ -14,7 +14,12 @@ from sasg.gradients import Gradients
 
 
 class Compressor(Part):
-    """Turns vectors [W, d] into payloads."""
+    """Turns vectors [W, d] into payloads.
+
+    no_memory: why there can be no error memory before it, in words.
+    """
+
+    no_memory: str | None = None
 
     @abstractmethod
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
@@ -38,15 +43,14 @@ class Compressor(Part):
 class Identity(Compressor):
     """Everything, as it is."""
 
+    no_memory = "identity transmits everything, so an error memory stays empty; use NoFeedback"
+
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         return Payload(vectors)
 
-    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
-        raise UserError("identity transmits everything: use it without error memory")
 
-
-class TopK(Compressor):
-    """The entries of largest magnitude, ties to the lowest index.
+class Sparsifier(Compressor):
+    """Some entries of each segment, as they are.
 
     Options
     -------
@@ -54,7 +58,7 @@ class TopK(Compressor):
     scope: the segments are the parameter "tensor"s (published code), or the one whole "vector" (the formulas).
     """
 
-    def __init__(self, density: float, scope: Literal["tensor", "vector"] = "tensor"):
+    def __init__(self, density: float, scope: Scope = "tensor"):
         if not 0 < density <= 1:
             raise UserError(f"density={density}: must be in (0, 1]")
         self.density = density
@@ -62,10 +66,14 @@ class TopK(Compressor):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        sizes = workspace.sizes if self.scope == "tensor" else (workspace.num_parameters,)
+        sizes = segment_sizes(workspace, self.scope)
         # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
         self.segments = tuple(Segment(n, max(1, floor(self.density * n + 1e-9))) for n in sizes)
         self._select = TopKSelector(self.segments)
+
+
+class TopK(Sparsifier):
+    """The entries of largest magnitude, ties to the lowest index. Options: as of `Sparsifier`."""
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         return Payload(*self._select(vectors, sent), self.segments, in_range=True)
