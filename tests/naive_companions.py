@@ -221,3 +221,61 @@ class NaiveCompanion(NaiveServer):
         if self.numbers is None:
             return []
         return self.numbers(self.iteration, None if self.shares_numbers else m, len(self.parameters))
+
+
+@dataclass
+class NaiveEstimates(NaiveServer):
+    """EF21 (rate 1), EF21-SGDM (weight < 1) and DIANA: everyone uploads C(v - h); h is known at both ends."""
+
+    compress: Compress = identity
+    numbers: Numbers | None = None
+    rate: float = 1.0
+    weight: float = 1.0
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        if self.iteration == 0:
+            self.h, self.v, self.server_h = [[0.0] * d for _ in range(num_workers)], [None] * num_workers, [0.0] * d
+        mean = [0.0] * d
+        for m in range(num_workers):
+            g = self.gradient(self.parameters, x[m], y[m]).tolist()
+            old, a = self.v[m] or g, self.weight
+            self.v[m] = [(1 - a) * v + a * new for v, new in zip(old, g)]
+            lots = self.numbers(self.iteration, m, d) if self.numbers else []
+            sent = self.compress([v - h for v, h in zip(self.v[m], self.h[m])], lots)
+            self.h[m] = [h + self.rate * c for h, c in zip(self.h[m], sent)]
+            mean = [a + c / num_workers for a, c in zip(mean, sent)]
+        eta = self.settings.step_sizes[epoch] * num_workers
+        step = [eta * (h + c) for h, c in zip(self.server_h, mean)]
+        self.server_h = [h + self.rate * c for h, c in zip(self.server_h, mean)]
+        self.parameters = self.parameters - torch.tensor(step, dtype=torch.float64)
+        self.iteration += 1
+
+
+@dataclass
+class NaiveMarina(NaiveServer):
+    """coins and numbers: of the method's two streams. `heads` are the iterations with whole gradients."""
+
+    probability: float = 1.0
+    compress: Compress = identity
+    coins: Numbers | None = None
+    numbers: Numbers | None = None
+    heads: list[int] = field(default_factory=list)
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        is_whole = self.iteration == 0 or self.coins(self.iteration, None, 1)[0] < self.probability
+        if is_whole:
+            self.heads.append(self.iteration)
+            self.estimate = [0.0] * d
+        for m in range(num_workers):
+            sent = self.gradient(self.parameters, x[m], y[m]).tolist()
+            if not is_whole:
+                before = self.gradient(self.previous, x[m], y[m]).tolist()
+                lots = self.numbers(self.iteration, None, d)
+                sent = self.compress([new - old for new, old in zip(sent, before)], lots)
+            self.estimate = [g + c / num_workers for g, c in zip(self.estimate, sent)]
+        self.previous = self.parameters
+        eta = self.settings.step_sizes[epoch] * num_workers
+        self.parameters = self.parameters - eta * torch.tensor(self.estimate, dtype=torch.float64)
+        self.iteration += 1

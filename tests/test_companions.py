@@ -10,6 +10,8 @@ from naive_companions import (
     Adam,
     HeavyBall,
     NaiveCompanion,
+    NaiveEstimates,
+    NaiveMarina,
     Numbers,
     bfloat16,
     float16,
@@ -112,6 +114,41 @@ def test_same_decisions_and_parameters_as_the_naive_loop(case):
         assert min(reasons[reason] for reason in ("first", "forced", "threshold", None)) >= 5, reasons
 
 
+TOP_K = ("algorithm.compressor.density=0.1", "algorithm.compressor.scope=vector")
+ESTIMATES = {
+    "ef21": (TOP_K, NaiveEstimates, {"compress": top_k(0.1)}),
+    "ef21_sgdm": (TOP_K, NaiveEstimates, {"compress": top_k(0.1), "weight": 0.1}),
+    "diana": (BUCKETS, NaiveEstimates, by_workers(compress=qsgd(3, 100), rate=0.2363)),
+    "marina": (
+        ("algorithm.probability=0.2", "algorithm.compressor.density=0.1"),
+        NaiveMarina,
+        {"probability": 0.2, "compress": random_k(0.1, True), "numbers": Numbers(SEED), "coins": Numbers(SEED, 1)},
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ESTIMATES)
+def test_the_same_parameters_as_the_naive_loop_of_estimates(method):
+    words, kind, options = ESTIMATES[method]
+    trainer, net, step_sizes = set_up("fc", "auto", f"algorithm={method}", *words)
+    settings = Settings("sgd", 5, step_sizes, 0.0, 3, 0.0, published=True)
+    naive = kind(net, settings, trainer.problem.parameters.clone(), **options)
+    for k in range(ITERATIONS):
+        epoch, position = divmod(k, trainer.iterations_per_epoch)
+        iterate(trainer, 1)
+        x, y = trainer.problem.batches.batch(torch.tensor(position))
+        naive.step(x, y, epoch)
+        assert trainer.algorithm.sent is None
+        torch.testing.assert_close(trainer.problem.parameters, naive.parameters, rtol=0, atol=1e-10)
+    totals, d = trainer.cluster.ledger.totals(), len(naive.parameters)
+    assert totals["rounds"] == 5 * ITERATIONS
+    if method == "marina":
+        whole = len(naive.heads)
+        assert 4 <= whole <= 20
+        assert totals["paper_bits"] == 5 * 32 * (whole * d + (ITERATIONS - whole) * (d // 10))
+        assert totals["flag_bits"] == 2 * 5 * ITERATIONS
+
+
 # -- what is known of compressors -----------------------------------------------------------------
 
 SIZES = (37, 1, 4099, 16)
@@ -172,7 +209,7 @@ def test_values_go_over_the_wire_as_they_are(name, dtype):
         assert values.dtype == dtype
         if payload.code is not None:
             numbers = payload.code._numbers(payload.values[row], None if payload.side is None else payload.side[row])
-            assert numbers.dtype == torch.int64 and 0 <= numbers.min() and numbers.max() < 2**payload.code.bits
+            assert numbers.dtype == torch.int64 and numbers.min() >= 0 and numbers.max() < 2**payload.code.bits
 
 
 BITS = {  # of one upload in float32, from the definitions
@@ -320,7 +357,11 @@ def test_servers_are_torchs_optimisers_on_the_mean_gradient(name, scaled):
     """Also where the step size decays, and whether workers scale or not."""
     (method, *options), kind, arguments = TORCH[name]
     prefix = "" if method == "sgd_adam" else "+"
-    words = [f"algorithm={method}", f"{prefix}algorithm.scaled={scaled}", *(f"algorithm.optimiser.{o}" for o in options)]
+    words = [
+        f"algorithm={method}",
+        f"{prefix}algorithm.scaled={scaled}",
+        *(f"algorithm.optimiser.{o}" for o in options),
+    ]
     trainer, net, step_sizes = set_up("fc", "auto", *words)
     scale = float(options[0].removeprefix("scale="))
     nn.utils.vector_to_parameters(trainer.problem.parameters.clone(), net.parameters())
@@ -342,6 +383,56 @@ def trained(*words: str, iterations: int = 30) -> Trainer:
     trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(4, CPU), torch.float64)
     iterate(trainer, iterations)
     return trainer
+
+
+def test_estimates_of_everything_are_sgd():
+    sgd = trained("algorithm=sgd")
+    for words in (
+        ("algorithm=ef21", "algorithm.compressor.density=1.0"),
+        ("algorithm=marina", "algorithm.probability=1.0"),
+    ):
+        same = trained(*words)
+        torch.testing.assert_close(same.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["ef21", "diana"])
+def test_the_servers_estimate_is_the_sum_of_the_workers(method):
+    algorithm = trained(f"algorithm={method}").algorithm
+    total, estimates = algorithm.aggregation.total, algorithm.feedback.estimate
+    torch.testing.assert_close(total, estimates.sum(0), rtol=0, atol=1e-12)
+    assert total.norm() > 0.01
+
+
+def error_after(iterations: int, *words: str) -> float:
+    """Of full gradients on a convex problem, whose workers do not agree on the minimum: f - min f."""
+    cfg = config("task=linear_regression", "precision=fp64", *words)
+    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
+    for _ in range(iterations // 20):
+        for _ in range(20):
+            trainer.run_iteration()
+        trainer.records.take(trainer.cluster)
+    return trainer.evaluate()[0]["objective_error"]
+
+
+EXACT = {  # and what stays away from the minimum with the same compressor
+    "ef21": (
+        ("algorithm.compressor.density=0.3",),
+        ("sparse", "~algorithm.feedback", "+algorithm.feedback={kind:sasg.algorithms.feedback.NoFeedback}"),
+    ),
+    "diana": (("algorithm.compressor.num_levels=1",), ("qsgd",)),
+    "marina": (("algorithm.compressor.density=0.3",), ("random_k_unbiased",)),
+}
+
+
+@pytest.mark.parametrize("method", EXACT)
+def test_estimates_reach_the_minimum_exactly(method):
+    """Without them the compressor leaves an error that does not vanish."""
+    options, (other, *words) = EXACT[method]
+    exact, floor = (
+        error_after(1000, f"algorithm={name}", *options, *more, "task.step_size=0.3/L")
+        for name, more in ((method, ()), (other, words))
+    )
+    assert exact < 1e-3 * floor, (exact, floor)
 
 
 def test_no_momentum_is_sgd_and_scaling_the_update_changes_nothing():
@@ -380,6 +471,13 @@ def test_a_majority_is_told_in_one_bit_an_entry():
         (("sgd_momentum", "algorithm.optimiser.momentum=-0.1"), "momentum=-0.1: must be in [0, 1)"),
         (("sgd_momentum", "algorithm.optimiser.scale=0.0"), "scale=0.0: must be positive"),
         (("sgd_adam", "algorithm.optimiser.beta2=1.0"), "beta2=1.0: must be in [0, 1)"),
+        (("ef21", "algorithm.aggregation.rate=0.5"), "GradientEstimate and SumOfEstimates must keep the same estimate"),
+        (
+            ("sgd", "algorithm.feedback.kind=sasg.algorithms.estimates.GradientEstimate"),
+            "GradientEstimate and SumOfUploads must keep the same estimate",
+        ),
+        (("ef21", "algorithm.feedback.weight=0.0"), "weight=0.0: must be in (0, 1]"),
+        (("marina", "algorithm.probability=0.0"), "probability=0.0: must be in (0, 1]"),
         (("sgd_adam", "algorithm.optimiser.eps=-1.0"), "eps=-1.0: must not be negative"),
     ],
 )

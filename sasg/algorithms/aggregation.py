@@ -17,10 +17,12 @@ class Aggregation(Part):
 
     reply: the form in which its result is sent to the workers.
     scaled: what the step size must multiply, if that is not free; see `Composed`.
+    rate: see `Feedback`.
     """
 
     reply: Reply = Update()
     scaled: ClassVar[str | None] = None
+    rate: float | None = None
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)

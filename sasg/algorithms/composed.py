@@ -48,6 +48,9 @@ class Composed(Algorithm):
         self.num_published_models = self.trigger.num_published_models
         if isinstance(self.feedback, ErrorMemory) and self.compressor.no_memory:
             raise UserError(f"algorithm: {self.compressor.no_memory}")
+        if self.feedback.rate != self.aggregation.rate:
+            kinds = f"{type(self.feedback).__name__} and {type(self.aggregation).__name__}"
+            raise UserError(f"algorithm: {kinds} must keep the same estimate of gradients, at one rate, or none")
         if self.aggregation.scaled not in (None, scaled):
             kind = type(self.aggregation).__name__
             raise UserError(f"algorithm.scaled={scaled}: {kind} needs scaled={self.aggregation.scaled}")

@@ -13,7 +13,12 @@ from sasg.gradients import Gradients
 
 
 class Feedback(Part):
-    """Turns gradients into the payloads of step-size-scaled vectors."""
+    """Turns gradients into the payloads of step-size-scaled vectors.
+
+    rate: of an estimate that worker and server keep alike, if they do: the aggregation has the same.
+    """
+
+    rate: float | None = None
 
     @abstractmethod
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
