@@ -2,18 +2,28 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
-from sasg.cluster import Payload, Uploads
+from sasg.cluster import Payload, Reply, Update, Uploads
 from sasg.errors import ContractError
 from sasg.rows import copy_rows_, sum_in_order
 
 
 class Aggregation(Part):
-    """The server's side: payloads of all M workers -> update [d]. Lives in the server's process alone."""
+    """The server's side: payloads of all M workers -> update [d]. Lives in the server's process alone.
+
+    reply: the form in which its result is sent to the workers.
+    scaled: what the step size must multiply, if that is not free; see `Composed`.
+    rate: see `Feedback`.
+    """
+
+    reply: Reply = Update()
+    scaled: ClassVar[str | None] = None
+    rate: float | None = None
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)

@@ -11,7 +11,12 @@ from sasg.gradients import Gradients
 
 
 class Feedback(Part):
-    """Turns gradients into the payloads of step-size-scaled vectors."""
+    """Turns gradients into the payloads of step-size-scaled vectors.
+
+    rate: of an estimate that worker and server keep alike, if they do: the aggregation has the same.
+    """
+
+    rate: float | None = None
 
     def write_to(self, lent: Tensor) -> None:
         """Told after set-up, if the server lends memory [W, d] to dense uploads; rows that do not send must stay."""

@@ -40,7 +40,7 @@ class Audit:
         before = self._broadcast_bits()
         returned = self._exchange(payload, sent, server, reply)
         has_header = isinstance(reply, Update) and payload.indices is not None
-        self.reply_bytes += (self._broadcast_bits() - before) // 8 + HEADER_BYTES * has_header
+        self.reply_bytes += -((before - self._broadcast_bits()) // 8) + HEADER_BYTES * has_header  # whole bytes
         return returned
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from sasg.cluster.cluster import Cluster, Server, Uploads
 from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload, Segment
-from sasg.cluster.reply import Nothing, Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Nothing, Positions, Reply, Update, Values
 from sasg.cluster.simulated import SimulatedCluster
 from sasg.cluster.value_codes import IntegerLevelCode, LevelCode, ValueCode
 
 __all__ = [
     "Cluster",
+    "Coded",
     "IntegerLevelCode",
     "Ledger",
     "LevelCode",

@@ -14,7 +14,7 @@ from torch import Tensor
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload, check_uploads
-from sasg.cluster.reply import Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch
 from sasg.cluster.transport import SERVER, Transport
 from sasg.cluster.wire import WireFormat
@@ -182,6 +182,9 @@ class DistributedCluster(Cluster):
                 self._broadcast(returned, payload)
             case Values():
                 self._broadcast_whole(returned)
+            case Coded(num, code):
+                data = self._buffer("update", code.num_bytes(num))
+                self.transport.broadcast(data.copy_(code.encode(returned, None)), "updates")
             case Positions():
                 self.transport.broadcast(returned.to(self.transport.device, torch.int32), "updates")
 
@@ -191,6 +194,10 @@ class DistributedCluster(Cluster):
                 return self._download(payload)
             case Values(num):
                 return self._download_whole(num, payload.values.dtype)
+            case Coded(num, code):
+                data = self._buffer("update", code.num_bytes(num))
+                self.transport.broadcast(data, "updates")
+                return code.decode(data.to(self.device), num, None, payload.values.dtype)
             case Positions(num):
                 positions = torch.empty(num, dtype=torch.int32, device=self.transport.device)
                 self.transport.broadcast(positions, "updates")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sasg.cluster.codes import CODES, check_codes, index_bits, position_bits, sparse_or_dense_bits
 from sasg.cluster.payload import Payload, Segment
-from sasg.cluster.reply import Nothing, Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Nothing, Positions, Reply, Update, Values
 from sasg.errors import ContractError
 
 EXTRA_COLUMNS = ("side_bits", "vote_bits")
@@ -93,6 +93,9 @@ class Ledger:
             case Values(num):
                 _check_reply(reply, returned, (num,))
                 self.count_download(returned, sparse=False, receivers=self.num_workers)
+            case Coded(num, code):
+                _check_reply(reply, returned, (num,))
+                self._add_download(code.bits * num, self.num_workers)
             case Positions(num, size):
                 _check_reply(reply, returned, (num,))
                 positions, segments = returned.unsqueeze(0), (Segment(size, num),)

@@ -51,7 +51,7 @@ class Payload:
             raise ContractError("a payload without values, or with a known support, needs indices")
         if self.count is not None and (len(self.segments) != 1 or self.known_support):
             raise ContractError("a payload with a count needs exactly one segment, and no known support")
-        if self.code is not None and self.side is None:
+        if self.code is not None and self.code.needs_side and self.side is None:
             raise ContractError("a payload with a code needs the side scalars of its code")
         for name, tensor in (("values", self.values), ("indices", self.indices), ("side", self.side)):
             if tensor is not None and tensor.dim() != 2:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sasg.cluster.value_codes import ValueCode
+
 
 class Reply:
     """One of those below."""
@@ -17,6 +19,14 @@ class Values(Reply):
     """[num] values, of the payload's type, on a support that every process knows."""
 
     num: int
+
+
+@dataclass(frozen=True)
+class Coded(Reply):
+    """[num] values, of the payload's type, that `code` expresses without side scalars."""
+
+    num: int
+    code: ValueCode
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,27 @@ is exactly x for every x that the code can express.
 """
 
 from abc import ABC, abstractmethod
+from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 
 class ValueCode(ABC):
-    """A fixed number of `bits` per value."""
+    """A fixed number of `bits` per value.
+
+    needs_side: whether values mean something only together with side scalars; without, `side` may be None.
+    """
 
     bits: int
+    needs_side: ClassVar[bool] = True
 
-    def encode(self, values: Tensor, side: Tensor) -> Tensor:
+    def encode(self, values: Tensor, side: Tensor | None) -> Tensor:
         """values [n], side [s] -> uint8 [ceil(n * bits / 8)], the lowest bit first."""
         return _pack(self._numbers(values, side), self.bits)
 
-    def decode(self, data: Tensor, n: int, side: Tensor, dtype: torch.dtype) -> Tensor:
+    def decode(self, data: Tensor, n: int, side: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The inverse of `encode`: values [n] of type `dtype`."""
         return self._values(_unpack(data, n, self.bits), side).to(dtype)
 
@@ -28,11 +34,11 @@ class ValueCode(ABC):
         return (n * self.bits + 7) // 8
 
     @abstractmethod
-    def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
+    def _numbers(self, values: Tensor, side: Tensor | None) -> Tensor:
         """values [n] -> int64 [n] in [0, 2^bits)."""
 
     @abstractmethod
-    def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
+    def _values(self, numbers: Tensor, side: Tensor | None) -> Tensor:
         """The inverse of `_numbers`."""
 
 
@@ -59,14 +65,16 @@ class LevelCode(ValueCode):
 class IntegerLevelCode(ValueCode):
     """A sign and an integer level 0..num_levels (QSGD; Alistarh et al. 2017): side[b] * sign * level / num_levels.
 
-    side: the norm of each bucket of `bucket_size` values in a row; one norm of them all where that is None. Zero is
-    level 0. A quantiser makes its values with `dequantise`, so that they are exactly what is decoded.
+    side: the norm of each bucket of `bucket_size` values in a row, or of each of the segments of `sizes` values; one
+    norm of them all where both are None. Zero is level 0. A quantiser makes its values with `dequantise`, so that they
+    are exactly what is decoded.
     """
 
-    def __init__(self, num_levels: int, bucket_size: int | None = None):
-        assert num_levels >= 1
+    def __init__(self, num_levels: int, bucket_size: int | None = None, sizes: tuple[int, ...] | None = None):
+        assert num_levels >= 1 and (bucket_size is None or sizes is None)
         self.num_levels = num_levels
         self.bucket_size = bucket_size
+        self.sizes = sizes
         self.bits = 1 + num_levels.bit_length()  # ceil(log2(s + 1)) is the bit length of s
 
     def dequantise(self, signed_levels: Tensor, norms: Tensor) -> Tensor:
@@ -74,16 +82,102 @@ class IntegerLevelCode(ValueCode):
         return norms * signed_levels / self.num_levels
 
     def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
-        norms = self._norms(side, len(values))
+        norms = self.spread(side, len(values))
         level = torch.where(norms > 0, values.abs() / norms * self.num_levels, 0).round().long()
         return level * 2 + (values < 0)
 
     def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
         signed = (numbers // 2) * torch.where(numbers % 2 == 1, -1, 1)
-        return self.dequantise(signed.to(side.dtype), self._norms(side, len(numbers)))
+        return self.dequantise(signed.to(side.dtype), self.spread(side, len(numbers)))
 
-    def _norms(self, side: Tensor, n: int) -> Tensor:
-        return side.expand(n) if self.bucket_size is None else side.repeat_interleave(self.bucket_size)[:n]
+    def spread(self, norms: Tensor, n: int) -> Tensor:
+        """norms [..., s] -> [..., n], the norm that belongs to each value."""
+        if self.sizes is not None:
+            return spread(norms, self.sizes)
+        if self.bucket_size is not None:
+            return norms.repeat_interleave(self.bucket_size, -1)[..., :n]
+        return norms.expand(*norms.shape[:-1], n)
+
+
+class ScaledSignCode(ValueCode):
+    """A sign and no more: a value is plus or minus the side scalar of its segment, of `sizes` values. Zero is plus."""
+
+    bits = 1
+
+    def __init__(self, sizes: tuple[int, ...]):
+        self.sizes = sizes
+
+    def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
+        return (values < 0).long()
+
+    def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
+        return signed(numbers == 1, spread(side, self.sizes))
+
+
+class SignCode(ValueCode):
+    """A sign and no more: a value is plus or minus a `magnitude` > 0 that everybody knows."""
+
+    bits = 1
+    needs_side = False
+
+    def __init__(self, magnitude: float = 1.0):
+        assert magnitude > 0
+        self.magnitude = magnitude
+
+    def _numbers(self, values: Tensor, side: None) -> Tensor:
+        return (values < 0).long()
+
+    def _values(self, numbers: Tensor, side: None) -> Tensor:
+        return (1 - 2 * numbers).double() * self.magnitude
+
+
+class PowerOfTwoCode(ValueCode):
+    """A sign and a power of two from 2^-126 to 2^127, or zero: the first nine bits of a float32."""
+
+    bits = 9
+    needs_side = False
+    smallest, largest = 2.0**-126, 2.0**127
+
+    def _numbers(self, values: Tensor, side: None) -> Tensor:
+        return values.float().view(torch.int32).long() >> 23 & 511
+
+    def _values(self, numbers: Tensor, side: None) -> Tensor:
+        return (numbers << 23).to(torch.int32).view(torch.float32)
+
+
+class HalfCode(ValueCode):
+    """Values of 16 bits, `dtype`: float16 or bfloat16."""
+
+    bits = 16
+    needs_side = False
+
+    def __init__(self, dtype: torch.dtype):
+        assert dtype.itemsize == 2
+        self.dtype = dtype
+
+    def _numbers(self, values: Tensor, side: None) -> Tensor:
+        return values.to(self.dtype).view(torch.int16).long() & 0xFFFF
+
+    def _values(self, numbers: Tensor, side: None) -> Tensor:
+        return numbers.to(torch.int16).view(self.dtype)
+
+
+def spread(scalars: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """scalars [..., s], one for each segment -> [..., sum of sizes], each as often as its segment has entries."""
+    if len(sizes) == 1:
+        return scalars.expand(*scalars.shape[:-1], sizes[0])
+    return scalars.repeat_interleave(_times(sizes, scalars.device), -1, output_size=sum(sizes))
+
+
+@cache
+def _times(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """On the device once: an iteration that a CUDA graph holds copies nothing to it."""
+    return torch.tensor(sizes, device=device)
+
+
+def signed(is_negative: Tensor, magnitudes: Tensor) -> Tensor:
+    """-magnitude where it is negative, else magnitude."""
+    return torch.where(is_negative, -magnitudes, magnitudes)
 
 
 def _pack(numbers: Tensor, bits: int) -> Tensor:
