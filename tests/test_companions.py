@@ -445,8 +445,8 @@ def test_no_momentum_is_sgd_and_scaling_the_update_changes_nothing():
     sgd = trained("algorithm=sgd")
     for words in (
         ("algorithm=sgd_momentum", "algorithm.optimiser.momentum=0.0", "algorithm.optimiser.scale=1.0"),
-        ("algorithm=sgd", "+algorithm.scaled=update"),
-        ("algorithm=sgd", "+algorithm.scaled=update", "preset=paper"),
+        ("algorithm=composed", "+algorithm.scaled=update"),
+        ("algorithm=composed", "+algorithm.scaled=update", "preset=paper"),
     ):
         same = trained(*words)
         torch.testing.assert_close(same.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
@@ -479,7 +479,7 @@ def test_a_majority_is_told_in_one_bit_an_entry():
         (("sgd_adam", "algorithm.optimiser.beta2=1.0"), "beta2=1.0: must be in [0, 1)"),
         (("ef21", "algorithm.aggregation.rate=0.5"), "GradientEstimate and SumOfEstimates must keep the same estimate"),
         (
-            ("sgd", "algorithm.feedback.kind=sasg.algorithms.estimates.GradientEstimate"),
+            ("composed", "algorithm.feedback.kind=sasg.algorithms.estimates.GradientEstimate"),
             "GradientEstimate and SumOfUploads must keep the same estimate",
         ),
         (("ef21", "algorithm.feedback.weight=0.0"), "weight=0.0: must be in (0, 1]"),
