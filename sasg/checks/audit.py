@@ -55,11 +55,11 @@ class Audit:
         """What this process counted, and what its transport did."""
         transport = getattr(self.cluster, "transport", None)
         moved = {way: dict(getattr(transport, way)) for way in ("sent", "received")} if transport else None
-        counted = ("flag_bytes", "asked_bytes", "reply_bytes", "request_bytes")
         own = self.own.totals()
         kinds = ("value_bits", "side_bits", f"index_bits_{self._code}", f"vote_bits_{self._code}")
-        uploaded = sum(own[name] for name in kinds) + self.padding_bits
-        return {"own": own, "moved": moved, "uploaded_bits": uploaded, **{name: getattr(self, name) for name in counted}}
+        uploaded = {"uploaded_bits": sum(own[name] for name in kinds) + self.padding_bits}
+        counted = ("flag_bytes", "asked_bytes", "reply_bytes", "request_bytes")
+        return {"own": own, "moved": moved, **uploaded, **{name: getattr(self, name) for name in counted}}
 
     def _broadcast_bits(self) -> int:
         return self.cluster.ledger.totals()[f"downlink_broadcast_bits_{self._code}"]

@@ -18,7 +18,7 @@ from sasg.cluster.reply import Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch
 from sasg.cluster.transport import SERVER, Transport
 from sasg.cluster.wire import Wire, WireFormat
-from sasg.errors import ClusterError, UserError
+from sasg.errors import UserError
 
 T = TypeVar("T")
 DENSE = -1  # in the header of an update: no support follows

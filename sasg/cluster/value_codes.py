@@ -4,9 +4,9 @@ A code depends on what was quantised only through its side scalars, which go alo
 is exactly x for every x that the code can express.
 
 What a new code must provide: `bits`, at most 62, the whole number of bits of a value's symbol; `_numbers`, symbols as
-whole numbers; `_values`, their inverse. Packing, counting and sending follow from these, on every cluster and wire. What
-is not in the symbols and not known to every process must be in the side scalars. A code may depend on the place of a
-value in the payload (buckets, segments): the order of a payload's entries is kept.
+whole numbers; `_values`, their inverse. Packing, counting and sending follow from these, on every cluster and wire.
+What is not in the symbols and not known to every process must be in the side scalars. A code may depend on the place
+of a value in the payload (buckets, segments): the order of a payload's entries is kept.
 """
 
 from abc import ABC, abstractmethod
@@ -54,8 +54,12 @@ class LevelCode(ValueCode):
 
     def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
         assert len(side) == 2 ** (self.bits - 1)
-        level = (values.abs().unsqueeze(1) - side).abs().argmin(1)
-        return level * 2 + (values < 0)
+        levels, order = side.sort()
+        magnitudes = values.abs()
+        above = torch.searchsorted(levels, magnitudes).clamp_(max=len(side) - 1)
+        below = (above - 1).clamp_(min=0)
+        nearest = torch.where(magnitudes - levels[below] < levels[above] - magnitudes, below, above)
+        return order[nearest] * 2 + (values < 0)
 
     def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
         return torch.where(numbers % 2 == 1, -1, 1) * side[numbers // 2]

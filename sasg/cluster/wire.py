@@ -80,7 +80,7 @@ class WireFormat:
         return self.size is not None and self.position_code is None
 
     def headers(self, indices: Tensor | None, count: Tensor | None) -> Tensor:
-        """int32 [n, num_headers] on the CPU, of n uploads: their lengths `count` [n], and how `indices` [n, k] are sent.
+        """int32 [n, num_headers] on the CPU, of n uploads: their lengths `count` [n], how `indices` [n, k] are sent.
 
         The latter is 4 * (how many bytes) + the code's place in `WRITABLE`.
         """
