@@ -231,9 +231,7 @@ def test_bytes_that_are_damaged_never_give_a_position_outside(code):
     segments, k = (Segment(1000, 100), Segment(50, 20)), 120
     indices = ascending(draw, segments, 1)
     length = (int(position_bits(code, indices, None, segments)) + 7) // 8
-    form = replace(
-        WireFormat.of(Payload(None, indices, segments)), position_code=code, announced_position_bytes=length
-    )
+    form = replace(WireFormat.of(Payload(None, indices, segments)), position_code=code, announced_position_bytes=length)
     refused = 0
     for damage in range(200):
         data = torch.empty(2 * form.num_bytes, dtype=torch.uint8)
