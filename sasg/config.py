@@ -96,6 +96,7 @@ class ClusterConfig:
     processes: int | None = None  # that workers are spread over; as many as workers, or as torchrun was told to start
     backend: Literal["auto", "gloo", "nccl"] = "auto"  # nccl: one GPU per process; gloo: any, staged through the host
     reception: Literal["serial", "parallel"] = "serial"  # the server takes uploads one at a time, or all at once
+    wire: Literal["plain", "packed"] = "plain"  # positions as int32, or in the shortest code, upload by upload
     timeout_s: float = 120.0  # a process that is silent for longer ends the run, once iterations have begun
     port: int | None = None  # of the rendezvous; a free one
 

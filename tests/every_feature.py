@@ -16,11 +16,11 @@ from sasg.cluster import (
     Uploads,
     Values,
 )
-from sasg.cluster.codes import CODES
+from sasg.cluster.codes import CODES, MORE_CODES
 from sasg.gradients import Oracle
 
 COLUMNS = ("side_bits", "vote_bits")
-ALL_CODES = (*CODES, "delta", "entropy")
+ALL_CODES = (*CODES, *MORE_CODES)
 
 
 class EveryFeature(Algorithm):

@@ -5,17 +5,17 @@ from math import ceil, comb, log2
 import numpy as np
 import pytest
 import torch
+from naive_codes import as_bytes, symbols, written
 
-from sasg.cluster import IntegerLevelCode, Ledger, LevelCode, Payload, Positions, Segment
-from sasg.cluster.codes import CODES, check_codes, position_bits
+from sasg.cluster import IntegerLevelCode, Ledger, LevelCode, Payload, Positions, Segment, ValueCode
+from sasg.cluster.codes import CODES, MORE_CODES, WRITABLE, check_codes, position_bits
 from sasg.cluster.ledger import uplink_bits
 from sasg.cluster.payload import compact
 from sasg.cluster.position_coding import decode_positions, encode_positions
 from sasg.errors import ContractError, UserError
 
 CPU = torch.device("cpu")
-ALL = (*CODES, "delta", "entropy")
-WRITABLE = ("int32", "log2", "bitmask", "delta")
+ALL = (*CODES, *MORE_CODES)
 EXTRA = ("side_bits", "vote_bits")
 
 
@@ -31,31 +31,38 @@ def positions_of(n: int, k: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("code", WRITABLE)
-def test_positions_are_read_as_they_were_written_and_counted_as_long_as_they_are(code):
+def test_positions_are_written_by_the_definition_and_read_as_they_were_written(code):
     for n, k in cases():
         positions = positions_of(n, k)
-        bits = encode_positions(code, positions, n)
-        assert np.array_equal(decode_positions(code, bits, k, n), positions), (n, k)
-        row = torch.zeros(1, n, dtype=torch.int64)
+        bits = written(code, [positions.tolist()], [n])
+        row = torch.full((1, n), n - 1)  # what is behind the positions is ignored
         row[0, :k] = torch.from_numpy(positions)
-        row[0, k:] = n - 1  # ignored
         assert position_bits(code, row, torch.tensor([k]), (Segment(n, n),)).tolist() == [len(bits)], (n, k)
+        segments = (Segment(n, k),)
+        data = encode_positions(code, row[0, :k], segments, ceil(len(bits) / 8))
+        assert data.dtype == torch.uint8 and data.tolist() == as_bytes(bits), (n, k)
+        assert decode_positions(code, data, k, segments).tolist() == positions.tolist(), (n, k)
         if k:
-            fixed = position_bits(code, row[:, :k], None, (Segment(n, k),))
-            assert fixed.tolist() == [len(bits)], (n, k)
+            assert position_bits(code, row[:, :k], None, segments).tolist() == [len(bits)], (n, k)
 
 
 @pytest.mark.parametrize("code", WRITABLE)
-def test_segments_are_coded_on_their_own_in_any_order_of_their_positions(code):
-    segments = (Segment(1000, 10), Segment(7, 2), Segment(1, 1), Segment(300, 300))
-    rows, lengths = [], []
+def test_segments_are_coded_on_their_own(code):
+    segments = (Segment(1000, 10), Segment(7, 2), Segment(1, 1), Segment(300, 300), Segment(2**20, 3))
+    sizes, starts = [s.size for s in segments], np.cumsum([0] + [s.size for s in segments[:-1]])
     for seed in range(3):
         inside = [positions_of(s.size, s.kept, seed) for s in segments]
-        lengths.append(sum(len(encode_positions(code, p, s.size)) for p, s in zip(inside, segments, strict=True)))
-        starts = np.cumsum([0] + [s.size for s in segments[:-1]])
+        row = torch.from_numpy(np.concatenate([p + start for p, start in zip(inside, starts, strict=True)]))
+        if code == "int32":
+            bits = written(code, [row.tolist()], [sum(sizes)])
+        else:
+            bits = written(code, [p.tolist() for p in inside], sizes)
+        data = encode_positions(code, row, segments, ceil(len(bits) / 8))
+        assert data.tolist() == as_bytes(bits)
+        assert torch.equal(decode_positions(code, data, len(row), segments), row)
         shuffled = [np.random.default_rng(seed).permutation(p) + start for p, start in zip(inside, starts, strict=True)]
-        rows.append(np.concatenate(shuffled))
-    assert position_bits(code, torch.from_numpy(np.stack(rows)), None, segments).tolist() == lengths
+        rows = torch.stack([row, torch.from_numpy(np.concatenate(shuffled))])
+        assert position_bits(code, rows, None, segments).tolist() == [len(bits)] * 2
 
 
 def test_delta_is_close_to_the_bound_and_never_below_it():
@@ -91,8 +98,8 @@ def test_a_ledger_counts_what_varies_upload_by_upload():
     assert totals["side_bits"] == 2 * 32  # lengths
     assert totals["index_bits_int32"] == 32 * 3 and totals["index_bits_log2"] == 3 * 3
     assert totals["index_bits_bitmask"] == 2 * 5
-    written = [encode_positions("delta", np.array(p), 5) for p in ([1, 3], [0])]
-    assert totals["index_bits_delta"] == sum(map(len, written))
+    bits = [written("delta", [p], [5]) for p in ([1, 3], [0])]
+    assert totals["index_bits_delta"] == sum(map(len, bits))
     assert totals["index_bits_entropy"] == ceil(log2(comb(5, 2))) + ceil(log2(comb(5, 1)))
     assert uplink_bits(totals, "none") == 32 * 3 + 2 * 32 + 3
     assert uplink_bits(totals, "int32") == uplink_bits(totals, "none") + 32 * 3
@@ -143,10 +150,11 @@ def test_the_downlink_in_more_codes(size, positions, sparse_bits):
     update[positions] = 1.0
     ledger = Ledger(2, CPU, ALL)
     ledger.count_download(update, sparse=sparse_bits, receivers=2)
-    values, delta = 32 * len(positions), len(encode_positions("delta", np.array(positions), size))
+    values, delta = 32 * len(positions), len(written("delta", [positions], [size]))
     entropy = ceil(log2(comb(size, len(positions))))
-    expected = {"delta": values + delta, "entropy": values + entropy} if sparse_bits else {}
-    for code in ("delta", "entropy"):
+    packed = 8 * ceil(min(delta, len(positions) * ceil(log2(size))) / 8)
+    expected = {"delta": values + delta, "entropy": values + entropy, "packed": values + packed} if sparse_bits else {}
+    for code in ("delta", "entropy", "packed"):
         assert ledger.totals()[f"downlink_broadcast_bits_{code}"] == expected.get(code, 32 * size)
 
 
@@ -157,6 +165,30 @@ def test_unknown_codes_are_refused(codes):
 
 
 # -- values ---------------------------------------------------------------------------------------
+
+
+class Symbols(ValueCode):
+    """What a new code must provide, and no more: here values that are whole numbers."""
+
+    def __init__(self, bits: int):
+        self.bits = bits
+
+    def _numbers(self, values, side):
+        return values.long()
+
+    def _values(self, numbers, side):
+        return numbers
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 7, 8, 9, 13, 16, 17, 24, 31, 52])
+def test_symbols_of_any_width_are_packed_without_gaps(bits):
+    generator, code = torch.Generator().manual_seed(bits), Symbols(bits)
+    for n in (0, 1, 7, 8, 9, 100):
+        numbers = torch.randint(2**bits, (n,), generator=generator)
+        numbers[:1] = 2**bits - 1
+        data = code.encode(numbers.double(), None)
+        assert data.tolist() == as_bytes(symbols(numbers.tolist(), bits)) and len(data) == code.num_bytes(n)
+        assert torch.equal(code.decode(data, n, None, torch.float64), numbers.double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

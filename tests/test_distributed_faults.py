@@ -91,6 +91,17 @@ def test_the_server_names_who_broke_an_exchange(break_it, message):
     assert other == "rank 0 (server, workers 0-1) ended, or its connection was lost"
 
 
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        ("index negative", "worker 5 of rank 2 sent a payload with index -3, outside 0..99; it is refused"),
+        ("too short", "worker 4 of rank 2 sent a payload with index -1, outside 0..99; it is refused"),
+    ],
+)
+def test_the_server_names_who_broke_an_exchange_of_packed_payloads(break_it, message):
+    assert run_ranks(3, exchange, three(wire="packed"), break_it)[0] == message
+
+
 def exchange_of_varying_length(config: ClusterConfig, break_it: str) -> str:
     """One exchange of 3 of 4 entries in which the last rank does `break_it`: what this rank raised."""
     with open_cluster(config, torch.device("cpu")) as cluster:

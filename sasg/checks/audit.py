@@ -9,8 +9,8 @@ from sasg.cluster import Cluster, Ledger, Payload, Reply, Server, Update
 from sasg.cluster.cluster import UPDATE
 from sasg.cluster.transport import KINDS
 
-HEADER_BYTES = 4  # in front of an update that may be sparse
-ON_THE_WIRE = ("value_bits", "side_bits", "index_bits_int32", "vote_bits_int32")
+HEADER_BYTES = {"plain": 4, "packed": 8}  # in front of an update that may be sparse
+CODE = {"plain": "int32", "packed": "packed"}  # of positions on the wire
 
 
 class Audit:
@@ -26,6 +26,8 @@ class Audit:
         self.flag_bytes = self.asked_bytes = self.reply_bytes = self.request_bytes = 0
         self._flag_bytes = (len(cluster.workers) + 7) // 8
         self.start_iteration()
+        wire = getattr(cluster, "wire", "plain")
+        self._header_bytes, self._code = HEADER_BYTES[wire], CODE[wire]
         self._exchange, self._request = cluster.exchange, cluster.request
         cluster.exchange, cluster.request = self.exchange, self.request
 
@@ -40,7 +42,7 @@ class Audit:
         before = self._broadcast_bits()
         returned = self._exchange(payload, sent, server, reply)
         has_header = isinstance(reply, Update) and payload.indices is not None
-        self.reply_bytes += -((before - self._broadcast_bits()) // 8) + HEADER_BYTES * has_header  # whole bytes
+        self.reply_bytes += -((before - self._broadcast_bits()) // 8) + self._header_bytes * has_header  # whole bytes
         return returned
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
@@ -53,11 +55,14 @@ class Audit:
         """What this process counted, and what its transport did."""
         transport = getattr(self.cluster, "transport", None)
         moved = {way: dict(getattr(transport, way)) for way in ("sent", "received")} if transport else None
-        counted = ("padding_bits", "flag_bytes", "asked_bytes", "reply_bytes", "request_bytes")
-        return {"own": self.own.totals(), "moved": moved, **{name: getattr(self, name) for name in counted}}
+        own = self.own.totals()
+        kinds = ("value_bits", "side_bits", f"index_bits_{self._code}", f"vote_bits_{self._code}")
+        uploaded = {"uploaded_bits": sum(own[name] for name in kinds) + self.padding_bits}
+        counted = ("flag_bytes", "asked_bytes", "reply_bytes", "request_bytes")
+        return {"own": own, "moved": moved, **uploaded, **{name: getattr(self, name) for name in counted}}
 
     def _broadcast_bits(self) -> int:
-        return self.cluster.ledger.totals()["downlink_broadcast_bits_int32"]
+        return self.cluster.ledger.totals()[f"downlink_broadcast_bits_{self._code}"]
 
 
 def _padding_bits(payload: Payload, sent: Tensor | None) -> int:
@@ -83,8 +88,7 @@ def differences(ranks: list[dict[str, Any]], row: dict[str, Any]) -> list[str]:
         elif amount and name not in row:
             wrong.append(f"{name}: {amount:,}, which the metrics leave out")
     for number, rank in enumerate(others, 1):
-        bits = sum(rank["own"][name] for name in ON_THE_WIRE) + rank["padding_bits"]
-        compare(f"bits that rank {number} uploaded", 8 * rank["moved"]["sent"]["payloads"], bits)
+        compare(f"bits that rank {number} uploaded", 8 * rank["moved"]["sent"]["payloads"], rank["uploaded_bits"])
         compare(f"bytes of flags of rank {number}", rank["moved"]["sent"]["flags"], rank["flag_bytes"])
         compare(f"bytes of flags to rank {number}", rank["moved"]["received"]["flags"], rank["asked_bytes"])
         told = server["reply_bytes"] + rank["request_bytes"]

@@ -10,6 +10,7 @@ from torch import Tensor
 from sasg.checks.audit import differences
 from sasg.checks.observe import dataset_of, observe
 from sasg.checks.processes import Lost, run_worlds
+from sasg.cluster.codes import CODES
 from sasg.cluster.distributed import spread_workers
 from sasg.cluster.transport import rank_name
 from sasg.config import Config
@@ -168,19 +169,24 @@ _CPU = torch.device("cpu")
 
 
 def _prepared(config: Config) -> Config:
-    """The configuration as it is looked at: simulated on the CPU in float64, a few iterations, one evaluation."""
+    """The configuration as it is looked at: simulated on the CPU in float64, a few iterations, one evaluation.
+
+    Positions are counted as the packed wire sends them, too.
+    """
     iterations = min(config.max_iterations or ITERATIONS, ITERATIONS)
     cluster = replace(config.cluster, kind="simulated", processes=None, timeout_s=_TIMEOUT_S, port=None)
     numbers = {"max_iterations": iterations, "evaluate_every": iterations}
     plain = {"device": "cpu", "precision": "fp64", "tracker": None, "link": None, "budget": None}
-    return replace(config, cluster=cluster, **numbers, **plain)
+    codes = tuple(dict.fromkeys((*(config.index_codes or CODES), "packed")))
+    return replace(config, cluster=cluster, index_codes=codes, **numbers, **plain)
 
 
 def _in_worlds(configs: list[Config], worlds: Sequence[int], alone: list[dict]) -> list[dict[int, list[Any]]]:
     """By configuration and number of processes, what each rank observed; "resumed" is beside it in the largest."""
     jobs = []
     for size in worlds:
-        where = {"kind": "distributed", "processes": size, "reception": "parallel" if size == 2 else "serial"}
+        reception, wire = ("parallel", "packed") if size == 2 else ("serial", "plain")
+        where = {"kind": "distributed", "processes": size, "reception": reception, "wire": wire}
         spread = [replace(config, cluster=replace(config.cluster, **where)) for config in configs]
         last = size == worlds[-1]
         arguments = [(config, run["halfway"] if last else None) for config, run in zip(spread, alone, strict=True)]

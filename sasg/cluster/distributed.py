@@ -17,8 +17,8 @@ from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Coded, Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch
 from sasg.cluster.transport import SERVER, Transport
-from sasg.cluster.wire import WireFormat
-from sasg.errors import ClusterError, UserError
+from sasg.cluster.wire import Wire, WireFormat
+from sasg.errors import UserError
 
 T = TypeVar("T")
 DENSE = -1  # in the header of an update: no support follows
@@ -46,6 +46,7 @@ class DistributedCluster(Cluster):
         transport: Transport,
         local_rank: int = 0,
         reception: Literal["serial", "parallel"] = "serial",
+        wire: Wire = "plain",
     ):
         self.num_workers = num_workers
         self.device = device
@@ -55,6 +56,7 @@ class DistributedCluster(Cluster):
         self.share_of_work = (transport.rank, transport.size)
         self.ledger = Ledger(num_workers, device)
         self.stopwatch = Stopwatch(device)
+        self.wire = wire
         self._local_rank = local_rank
         self._window = 1 if reception == "serial" else num_workers
         self._buffers: dict[str, Tensor] = {}
@@ -63,7 +65,7 @@ class DistributedCluster(Cluster):
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
         check_uploads(payload, len(self.workers), sent)
-        form = WireFormat.of(payload)
+        form = WireFormat.of(payload, self.wire)
         self.stopwatch.enter("upload")
         if self.is_server:
             everyone = self._collect_flags(sent)
@@ -81,17 +83,18 @@ class DistributedCluster(Cluster):
         return returned
 
     def _upload(self, payload: Payload, sent: Tensor | None, form: WireFormat) -> None:
-        """A worker's side: flags, lengths where they vary, then the payloads of those that send."""
+        """A worker's side: flags, what payloads are announced by, then the payloads of those that send."""
         flags = np.ones(len(self.workers), dtype=bool)
         if sent is not None:
             flags = sent.cpu().numpy()
             self.transport.send(torch.from_numpy(np.packbits(flags)), SERVER, "flags")
         senders = np.flatnonzero(flags)
         forms = dict.fromkeys(senders, form)
-        if payload.count is not None and len(senders):
-            lengths = payload.count.cpu()[senders].to(torch.int32)
-            self.transport.send(lengths, SERVER, "payloads")
-            forms = {row: form.of_length(k) for row, k in zip(senders, lengths.tolist(), strict=True)}
+        if form.num_headers and len(senders):
+            rows = torch.from_numpy(senders).to(self.device)
+            headers = form.headers(*(None if x is None else x[rows] for x in (payload.indices, payload.count)))
+            self.transport.send(headers, SERVER, "payloads")
+            forms = {row: form.announced(own, "this rank") for row, own in zip(senders, headers, strict=True)}
         for row, its_form in forms.items():
             if its_form.num_bytes:
                 self.transport.send(self._packed(payload, row, its_form), SERVER, "payloads")
@@ -122,17 +125,12 @@ class DistributedCluster(Cluster):
         for rank in self.transport.others:
             senders = [m for m in self.transport.workers[rank] if everyone is None or everyone[m]]
             forms |= dict.fromkeys(senders, form)
-            if payload.count is None or not senders:
+            if not form.num_headers or not senders:
                 continue
-            lengths = torch.empty(len(senders), dtype=torch.int32)
-            self.transport.receive(lengths, rank, "payloads")
-            for worker, k in zip(senders, lengths.tolist(), strict=True):
-                if not 0 <= k <= form.k:
-                    raise ClusterError(
-                        f"worker {worker} of rank {rank} sent a payload of {k} entries, outside 0..{form.k}; "
-                        "it is refused"
-                    )
-                forms[worker] = form.of_length(k)
+            headers = torch.empty(len(senders), form.num_headers, dtype=torch.int32)
+            self.transport.receive(headers, rank, "payloads")
+            for worker, own in zip(senders, headers, strict=True):
+                forms[worker] = form.announced(own, f"worker {worker} of rank {rank}")
         return forms
 
     def _arrivals(
@@ -185,8 +183,15 @@ class DistributedCluster(Cluster):
             case Coded(num, code):
                 data = self._buffer("update", code.num_bytes(num))
                 self.transport.broadcast(data.copy_(code.encode(returned, None)), "updates")
-            case Positions():
-                self.transport.broadcast(returned.to(self.transport.device, torch.int32), "updates")
+            case Positions(num, size):
+                form = WireFormat.of_positions(num, size, self.wire)
+                if form.num_headers:
+                    header = form.headers(returned.unsqueeze(0), None)
+                    self.transport.broadcast(header, "updates")
+                    form = form.announced(header[0], "this rank")
+                data = self._buffer("update", form.num_bytes)
+                form.pack(None, returned, data)
+                self.transport.broadcast(data, "updates")
 
     def _receive_reply(self, reply: Reply, payload: Payload) -> Tensor | None:
         match reply:
@@ -198,21 +203,25 @@ class DistributedCluster(Cluster):
                 data = self._buffer("update", code.num_bytes(num))
                 self.transport.broadcast(data, "updates")
                 return code.decode(data.to(self.device), num, None, payload.values.dtype)
-            case Positions(num):
-                positions = torch.empty(num, dtype=torch.int32, device=self.transport.device)
-                self.transport.broadcast(positions, "updates")
-                return positions.to(self.device, torch.int64)
+            case Positions(num, size):
+                form = WireFormat.of_positions(num, size, self.wire)
+                if form.num_headers:
+                    form = form.announced(self._receive_header(form), "the server")
+                data = self._buffer("update", form.num_bytes)
+                self.transport.broadcast(data, "updates")
+                _, _, positions = form.parts(data, self.device)
+                return positions
         return None
 
     def _broadcast(self, update: Tensor, payload: Payload) -> None:
         """Send the update to all, dense or, where that is shorter, as values and indices of its support."""
         if payload.indices is not None:
             support = update.nonzero().squeeze(1)
-            sparse = WireFormat(len(support), update.dtype, update.numel())
+            form = WireFormat.of_support(update.dtype, update.numel(), self.wire)
+            header = form.headers(support.unsqueeze(0), torch.tensor([len(support)]))
+            sparse = form.announced(header[0], "this rank")
             is_shorter = sparse.num_bytes < update.numel() * update.element_size()
-            self.transport.broadcast(
-                torch.tensor([len(support) if is_shorter else DENSE], dtype=torch.int32), "updates"
-            )
+            self.transport.broadcast(header if is_shorter else header.fill_(DENSE), "updates")
             if is_shorter:
                 data = self._sparse_buffer(sparse)
                 sparse.pack(update[support], support, data)
@@ -227,20 +236,24 @@ class DistributedCluster(Cluster):
 
     def _download(self, payload: Payload) -> Tensor:
         size, dtype = payload.size, payload.values.dtype
-        num_nonzero = DENSE
-        if payload.indices is not None:
-            header = torch.empty(1, dtype=torch.int32)
-            self.transport.broadcast(header, "updates")
-            num_nonzero = int(header)
-        if num_nonzero == DENSE:
+        if payload.indices is None:
             return self._download_whole(size, dtype)
-        sparse = WireFormat(num_nonzero, dtype, size)
+        form = WireFormat.of_support(dtype, size, self.wire)
+        header = self._receive_header(form)
+        if int(header[0]) == DENSE:
+            return self._download_whole(size, dtype)
+        sparse = form.announced(header, "the server")
         update = self._buffer("dense update", size * dtype.itemsize, self.device).view(dtype).zero_()
         data = self._sparse_buffer(sparse)
         self.transport.broadcast(data, "updates")
         values, _, indices = sparse.parts(data, self.device)
         update[indices] = values
         return update
+
+    def _receive_header(self, form: WireFormat) -> Tensor:
+        header = torch.empty(1, form.num_headers, dtype=torch.int32)
+        self.transport.broadcast(header, "updates")
+        return header[0]
 
     def _download_whole(self, size: int, dtype: torch.dtype) -> Tensor:
         data = self._buffer("update", size * dtype.itemsize)
@@ -369,6 +382,7 @@ class DistributedCluster(Cluster):
             "kind": "distributed",
             "processes": transport.size,
             "payloads_through": "nccl" if transport.device.type == "cuda" else "gloo",
+            "wire": self.wire,
             "server_sent_bytes": dict(transport.sent),  # since this process began
             "server_received_bytes": dict(transport.received),
         }

@@ -43,7 +43,7 @@ def open_cluster(config: ClusterConfig, device: torch.device) -> Iterator[Cluste
     with _process_group(backend):
         wire = device if backend == "nccl" else torch.device("cpu")
         transport = Transport(spread_workers(config.workers, world_size), wire, config.timeout_s)
-        yield DistributedCluster(config.workers, device, transport, local_rank, config.reception)
+        yield DistributedCluster(config.workers, device, transport, local_rank, config.reception, config.wire)
 
 
 def check_processes(config: ClusterConfig, num_processes: int, num_local: int, device_type: str) -> str:

@@ -2,6 +2,11 @@
 
 A code depends on what was quantised only through its side scalars, which go along with the values. decode(encode(x))
 is exactly x for every x that the code can express.
+
+What a new code must provide: `bits`, at most 62, the whole number of bits of a value's symbol; `_numbers`, symbols as
+whole numbers; `_values`, their inverse. Packing, counting and sending follow from these, on every cluster and wire.
+What is not in the symbols and not known to every process must be in the side scalars. A code may depend on the place
+of a value in the payload (buckets, segments): the order of a payload's entries is kept.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +27,7 @@ class ValueCode(ABC):
     needs_side: ClassVar[bool] = True
 
     def encode(self, values: Tensor, side: Tensor | None) -> Tensor:
-        """values [n], side [s] -> uint8 [ceil(n * bits / 8)], the lowest bit first."""
+        """values [n], side [s] -> uint8 [ceil(n * bits / 8)]."""
         return _pack(self._numbers(values, side), self.bits)
 
     def decode(self, data: Tensor, n: int, side: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -55,8 +60,12 @@ class LevelCode(ValueCode):
 
     def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
         assert len(side) == 2 ** (self.bits - 1)
-        level = (values.abs().unsqueeze(1) - side).abs().argmin(1)
-        return level * 2 + (values < 0)
+        levels, order = side.sort()
+        magnitudes = values.abs()
+        above = torch.searchsorted(levels, magnitudes).clamp_(max=len(side) - 1)
+        below = (above - 1).clamp_(min=0)
+        nearest = torch.where(magnitudes - levels[below] < levels[above] - magnitudes, below, above)
+        return order[nearest] * 2 + (values < 0)
 
     def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
         return torch.where(numbers % 2 == 1, -1, 1) * side[numbers // 2]
@@ -181,12 +190,37 @@ def signed(is_negative: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _pack(numbers: Tensor, bits: int) -> Tensor:
-    """int64 [n] in [0, 2^bits) -> uint8, without gaps."""
-    flat = (numbers.unsqueeze(1) >> torch.arange(bits, device=numbers.device) & 1).flatten()
-    padded = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).view(-1, 8)
-    return (padded << torch.arange(8, device=numbers.device)).sum(1).to(torch.uint8)
+    """int64 [n] in [0, 2^bits) -> uint8 [ceil(n * bits / 8)].
+
+    First n lowest bytes, then n second ones, and so on, as far as whole bytes go; then the bits that are left of each
+    number, without gaps, the lowest first.
+    """
+    whole, left = divmod(bits, 8)
+    planes = [(numbers >> 8 * i).to(torch.uint8) for i in range(whole)]
+    if left:
+        rest = numbers >> 8 * whole
+        eights = torch.nn.functional.pad(rest, (0, -len(rest) % 8)).view(-1, 8)
+        together = torch.zeros_like(eights[:, 0])
+        for i in range(8):
+            together |= eights[:, i] << left * i  # eight numbers of `left` bits are `left` bytes
+        planes.append(together.unsqueeze(1).view(torch.uint8)[:, :left].flatten()[: (len(rest) * left + 7) // 8])
+    return torch.cat(planes)
 
 
 def _unpack(data: Tensor, n: int, bits: int) -> Tensor:
-    flat = (data.unsqueeze(1).long() >> torch.arange(8, device=data.device) & 1).flatten()[: n * bits]
-    return (flat.view(n, bits) << torch.arange(bits, device=data.device)).sum(1)
+    """The inverse of `_pack`: int64 [n]."""
+    whole, left = divmod(bits, 8)
+    numbers = torch.zeros(n, dtype=torch.int64, device=data.device)
+    if left:
+        rest = torch.nn.functional.pad(data[whole * n :], (0, -len(data[whole * n :]) % left)).view(-1, left)
+        together = torch.nn.functional.pad(rest, (0, 8 - left)).view(torch.int64)
+        eights = together >> left * torch.arange(8, device=data.device) & 2**left - 1
+        numbers |= eights.flatten()[:n] << 8 * whole
+    for i in range(whole):
+        numbers |= data[i * n : (i + 1) * n].long() << 8 * i
+    return numbers
+
+
+def bits_of(data: Tensor) -> Tensor:
+    """uint8 [n] -> bool [8 n], the lowest bit of a byte first."""
+    return (data.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device=data.device) & 1).bool().flatten()
