@@ -126,7 +126,7 @@ class GPT(nn.Module):
 def gpt(
     context: int, num_characters: int, layers: int = 4, heads: int = 4, width: int = 128, tied: bool = True
 ) -> nn.Module:
-    """A small GPT; d = 802,944 with windows of 64 of 65 characters.
+    """A small GPT; d = 804,096 with windows of 64 of 65 characters.
 
     tied: the weights of the output are the characters' embeddings.
     """
