@@ -54,7 +54,8 @@ def _line(path: Path) -> str:
 def _results(summary: dict[str, Any]) -> list[str]:
     """The metric at the end and the rounds, in words."""
     final, totals = summary.get("final") or {}, summary.get("totals") or {}
-    words = [f"top-1 {final['top1']:.2%}"] if "top1" in final else []
+    words = [f"validation loss {final['loss']:.4f}"] if "loss" in final else []
+    words += [f"top-1 {final['top1']:.2%}"] if "top1" in final else []
     words += [f"{key} {final[key]:.3g}" for key in ("objective_error", "gradient_norm") if key in final]
     return words + ([f"{totals['rounds']:,} rounds"] if totals else [])
 

@@ -19,7 +19,7 @@ from sasg.parts import coerce
 class Baseline:
     """What is to be reached: an accuracy, from below, or a target for another metric, from above."""
 
-    metric: Literal["top1", "top5", "objective", "objective_error", "gradient_norm"]
+    metric: Literal["top1", "top5", "loss", "objective", "objective_error", "gradient_norm"]
     accuracy: float | None = None  # of top1 and top5: a fraction; the crossing is strictly above it
     target: float | None = None  # of the others; the crossing is strictly below it
 
@@ -51,6 +51,8 @@ class Task:
     decay_factor: float = 0.1
     warmup_epochs: int = 0  # the first epochs, in which the step size rises linearly to its full size
     warmup_factor: float = 1.0  # what it begins with, as a share of that
+    cosine_factor: float | None = None  # instead of decay_epochs: falls as a cosine to this share in the last epoch
+    batches_per_epoch: int | None = None  # mini-batches of an epoch, redrawn for each; null: a pass over the shard
     baseline: Baseline | None = None
     max_delay: int = 10  # D; larger lets workers stay silent longer
     alpha: dict = field(default_factory=lambda: {"default": 1.0})  # alpha_d * gamma of rule (6), by method
@@ -66,6 +68,12 @@ class Task:
         _positive("task.decay_factor", self.decay_factor)
         _at_least("task.warmup_epochs", self.warmup_epochs, 0)
         _positive("task.warmup_factor", self.warmup_factor)
+        if self.cosine_factor is not None:
+            _positive("task.cosine_factor", self.cosine_factor)
+            if self.decay_epochs:
+                raise UserError("task.cosine_factor: is instead of task.decay_epochs; leave one of them out")
+        if self.batches_per_epoch is not None:
+            _at_least("task.batches_per_epoch", self.batches_per_epoch, 1)
         if any(epoch < 1 for epoch in self.decay_epochs):
             raise UserError(f"task.decay_epochs={list(self.decay_epochs)}: epochs are counted from 0; give 1 or more")
 

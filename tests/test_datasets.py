@@ -333,7 +333,7 @@ def test_training_and_test_images_must_agree():
         from_arrays(Source("own", (0.0,), (1.0,)), 10, arrays, "own files")
 
 
-OWN = ("npz", "csv", "folder")  # which read a user's file: tests/test_own_data.py
+OWN = ("npz", "csv", "folder", "shakespeare", "text")  # tests/test_own_data.py and test_language.py
 
 
 @pytest.mark.parametrize(

@@ -310,9 +310,9 @@ class TestHeterogeneous:
     def test_even_workers_hold_cifar10_and_accuracies_are_by_source(self, root):
         trained = trainer("task=heterogeneous", f"data.root={root}", "model.width=4", "task.batch_size=4")
         batches = trained.problem.batches
-        sources = batches.sources.view(10, -1)  # by worker
+        sources = batches.train.sources.view(10, -1)  # by worker
         assert torch.equal(sources, torch.arange(10).remainder(2).unsqueeze(1).expand(10, 16))
-        images = batches.images.view(10, 16, 3, 32, 32)
+        images = batches.train.images.view(10, 16, 3, 32, 32)
         assert bool((images[0::2] >= 200).all()) and bool((images[1::2] < 50).all())
         assert bool((images[1::2, :, :, :2] == 0).all())  # zero padding
         assert torch.equal(images[1::2, :, 0], images[1::2, :, 1])  # repeated to three channels

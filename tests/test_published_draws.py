@@ -140,7 +140,7 @@ class TestDraws:
     def test_a_second_model_changes_the_orders_alone(self):
         eager, lazy = trainer_of(small("sparse")), trainer_of(small("sasg"))
         assert torch.equal(eager.problem.parameters, lazy.problem.parameters)
-        assert torch.equal(eager.problem.batches.labels, lazy.problem.batches.labels)
+        assert torch.equal(eager.problem.batches.train.labels, lazy.problem.batches.train.labels)
         assert self.orders(eager, 0) != self.orders(lazy, 0)
 
     def test_evaluations_change_nothing(self):

@@ -31,15 +31,15 @@ _LONGEST = 160  # characters of an exception's text
 
 
 @torch.no_grad()
-def materialise(model: nn.Module, images: Tensor) -> None:
-    """Gives lazy modules (LazyLinear, ...) their parameters, by a pass over images [n, C, H, W] in evaluation mode.
+def materialise(model: nn.Module, inputs: Tensor) -> None:
+    """Gives lazy modules (LazyLinear, ...) their parameters, by a pass over inputs [n, ...] in evaluation mode.
 
     UserError: the pass fails, or does not reach all of them.
     """
     if not any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         return
     with refused("model: its lazy modules cannot be given their shapes"):
-        model.eval()(images)
+        model.eval()(inputs)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_lazy(tensor):
             raise UserError(f"model: {name} has no shape after a pass: its module is not called; leave it out")
@@ -56,41 +56,44 @@ _admitted: set[tuple] = set()
 """In this process."""
 
 
-def admit(model: nn.Module, images: Tensor, num_outputs: int, batch: str, identity: Any) -> None:
-    """UserError if the model cannot be trained; `images` [2, n, C, H, W] are two mini-batches, `batch` their name.
+def admit(model: nn.Module, inputs: Tensor, output_shape: tuple[int, ...], batch: str, identity: Any) -> None:
+    """UserError if the model cannot be trained; `inputs` [2, n, ...] are two mini-batches, `batch` their name.
 
+    output_shape: of what it must give for one sample, [outputs], or of a text [T, outputs].
     identity: plain data that names the model; what was admitted once is not tried again.
     """
-    key = signature(model, identity), images.shape, num_outputs
+    key = signature(model, identity), inputs.shape, output_shape
     if key not in _admitted:
-        _try_out(model, images, num_outputs, batch)
+        _try_out(model, inputs, output_shape, batch)
         _admitted.add(key)
 
 
 @torch.no_grad()
-def _try_out(model: nn.Module, images: Tensor, num_outputs: int, batch: str) -> None:
+def _try_out(model: nn.Module, inputs: Tensor, output_shape: tuple[int, ...], batch: str) -> None:
     _check_parts(model)
     takes = f"model: does not take {batch}"
     with refused("model: cannot be copied"):
         first, second, untrained = (copy.deepcopy(model).train() for _ in range(3))
-    outputs = _watched_pass(first, images[0], takes)
-    _check_outputs(outputs, len(images[0]), num_outputs)
+    outputs = _watched_pass(first, inputs[0], takes)
+    _check_outputs(outputs, len(inputs[0]), output_shape)
     _check_unchanged(model, first)
     with refused(takes):
-        if not _same(first(images[1]), second(images[1])):
+        if not _same(first(inputs[1]), second(inputs[1])):
             raise UserError(
                 "model: gives other outputs when it is asked again (it draws at random, or remembers): "
                 "a run could not be repeated; leave that out"
             )
     with refused(f"{takes} in evaluation"):
         _restore_statistics(first, model)
-        outputs, again = untrained.eval()(images[0]), first.eval()(images[0])
-    _check_outputs(outputs, len(images[0]), num_outputs)
+        outputs, again = untrained.eval()(inputs[0]), first.eval()(inputs[0])
+    _check_outputs(outputs, len(inputs[0]), output_shape)
     if not _same(outputs, again):
         raise UserError(
             "model: in evaluation it depends on what it has seen in training, beside BatchNorm's running statistics; "
             "leave that out"
         )
+    if len(output_shape) > 1:
+        _check_causal(untrained, inputs[0], outputs)
 
 
 @contextmanager
@@ -135,11 +138,11 @@ def _check_parts(model: nn.Module) -> None:
             raise UserError(f"model: its parameter {name} has a hook, which the suite does not call; leave it out")
 
 
-def _watched_pass(model: nn.Module, images: Tensor, takes: str) -> Any:
-    """The outputs of a training pass, which must draw nothing, leave `images` alone and call each BatchNorm once."""
+def _watched_pass(model: nn.Module, inputs: Tensor, takes: str) -> Any:
+    """The outputs of a training pass, which must draw nothing, leave `inputs` alone and call each BatchNorm once."""
     expose_batch_statistics(model)
     watch = _Watch(model)
-    given, states = images.clone(), _generator_states()
+    given, states = inputs.clone(), _generator_states()
     with refused(takes), watch:
         outputs = model(given)
     if watch.draws is not None or states != _generator_states():
@@ -147,7 +150,7 @@ def _watched_pass(model: nn.Module, images: Tensor, takes: str) -> Any:
         raise UserError(
             f"model: {part} at random while it trains (dropout?): a run could not be repeated; leave it out"
         )
-    if not torch.equal(given, images):
+    if not torch.equal(given, inputs):
         raise UserError("model: changes its input in place; let it work on a copy, x.clone()")
     for name, layer in tracked_layers(model):
         part = f"its {type(layer).__name__} {name!r}"
@@ -221,11 +224,23 @@ class _Watch(OperatorMode):
         super().__exit__(*raised)
 
 
-def _check_outputs(outputs: Any, num_images: int, num_outputs: int) -> None:
+def _check_causal(model: nn.Module, inputs: Tensor, outputs: Tensor) -> None:
+    """The outputs [n, T, o] before the middle of the inputs [n, T] must not depend on what comes after it."""
+    middle = inputs.shape[1] // 2
+    changed = torch.cat([inputs[:, :middle], inputs.flip(0)[:, middle:]], 1)
+    if not torch.allclose(model(changed)[:, :middle], outputs[:, :middle], rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise UserError("model: its predictions depend on characters that come later, which they are to predict")
+
+
+def _check_outputs(outputs: Any, num_samples: int, output_shape: tuple[int, ...]) -> None:
+    *places, num_outputs = output_shape
     wanted = f"{num_outputs} classes" if num_outputs > 1 else "one prediction"
+    if places:
+        wanted += f" at each of {places[0]} places"
     if not isinstance(outputs, Tensor):
-        raise UserError(f"model: gives a {type(outputs).__name__}; it must give one tensor, [n, {num_outputs}]")
-    if outputs.shape != (num_images, num_outputs):
+        shape = ", ".join(map(str, output_shape))
+        raise UserError(f"model: gives a {type(outputs).__name__}; it must give one tensor, [n, {shape}]")
+    if outputs.shape != (num_samples, *output_shape):
         raise UserError(f"model: gives {list(outputs.shape[1:])} outputs for {wanted}")
     if not outputs.is_floating_point():
         raise UserError(f"model: gives outputs of type {outputs.dtype}; they must be real numbers")

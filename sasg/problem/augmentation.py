@@ -19,13 +19,16 @@ ONE = 1 << 16  # rotations are in 16.16 fixed point, as in Pillow
 
 
 class Augmentation:
-    """Prepares images of shape (C, H, W) from any of `sources`; steps that no source asks for cost nothing."""
+    """Prepares inputs [*shape], e.g. images [C, H, W], of any of `sources`; steps that no source asks for cost nothing.
+
+    Inputs that are no images, but features or characters, are of sources that ask for none.
+    """
 
     def __init__(
-        self, sources: Sequence[Source], image_shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype
+        self, sources: Sequence[Source], shape: Sequence[int], device: torch.device, dtype: torch.dtype
     ) -> None:
         self.sources = tuple(sources)
-        self.height, self.width = image_shape[1:]
+        self.height, self.width = (1, *shape)[-2:]
         self.dtype = dtype
         self.rotates = any(source.rotation for source in sources)
         self.moves = any(source.is_augmented for source in sources)
@@ -59,11 +62,11 @@ class Augmentation:
     def prepare(self, images: Tensor, sources: Tensor, draws: Tensor | None = None) -> Tensor:
         """images uint8 [n, C, H, W], sources int64 [n], draws as from `draw` or None (evaluation) -> [n, C, H, W].
 
-        Images of a floating type are features (see `tabular`), and stay what they are. Never waits for the device and
+        Features, which are real, and characters, which are int64, stay what they are. Never waits for the device and
         has no data-dependent shapes, so it can be captured in a CUDA graph.
         """
-        if images.is_floating_point():
-            return images.to(self.dtype)
+        if images.dtype != torch.uint8:
+            return images.to(self.dtype) if images.is_floating_point() else images
         if self.moves and draws is not None:
             images = self._move(images, draws)
         several = len(self.sources) > 1

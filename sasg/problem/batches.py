@@ -9,16 +9,16 @@ from torch import Tensor
 
 from sasg.errors import UserError
 from sasg.problem.augmentation import Augmentation
-from sasg.problem.datasets import Dataset
+from sasg.problem.datasets import Dataset, Samples
 from sasg.problem.draws import Draws
 
-CACHE_BYTES = 200e6  # a normalised test set up to this size is kept
+CACHE_BYTES = 200e6  # a prepared test set up to this size is kept
 
 
 class Batches:
     """Mini-batches of the workers that this process holds.
 
-    Images stay on the device as uint8 (features as they are). Each epoch every worker reshuffles its shard;
+    Samples stay on the device as they are stored. Each epoch every worker reshuffles its shard;
     `start_epoch` draws all orders and augmentation parameters on the CPU and copies them into tensors that stay where
     they are, from which `batch` takes those of one iteration without waiting for the device: it can be captured in a
     CUDA graph.
@@ -37,11 +37,12 @@ class Batches:
         draws: Draws,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        per_epoch: int | None = None,
     ) -> None:
         """shards: indices into dataset.train of all M workers; workers: those held here (W of them).
         seed: of the augmentation; draws: of the order of an epoch.
 
-        UserError if a batch is longer than a shard.
+        UserError: a batch is longer than a shard, or more batches are asked for than it has.
         """
         size = len(shards[0])
         self.is_full = batch_size == "full"
@@ -54,23 +55,26 @@ class Batches:
         self.num_workers = len(shards)  # M
         #: The shard's remainder, less than one batch, is another one every epoch and is left out.
         self.iterations_per_epoch = size // batch_size
-        self.augmentation = Augmentation(dataset.sources, dataset.image_shape, torch.device(device), dtype)
+        if per_epoch is not None:
+            if per_epoch > self.iterations_per_epoch:
+                raise UserError(
+                    f"task.batches_per_epoch={per_epoch}: must be at most {self.iterations_per_epoch}, "
+                    "the mini-batches in a worker's shard"
+                )
+            self.iterations_per_epoch = per_epoch
 
         held = torch.from_numpy(np.stack([shards[worker] for worker in workers]))  # [W, shard]
-        flat = held.view(-1)
-        self.images = dataset.train.images[flat].to(device)  # [W * shard, C, H, W]
-        self.labels = dataset.train.labels[flat].to(device)
-        self.sources = dataset.train.sources[flat].to(device)
+        self.train = dataset.train.part(held.view(-1)).to(device)  # W * shard samples
         self._shard_sources = dataset.train.sources[held].numpy()  # [W, shard]
-        self.test_images = dataset.test.images.to(device)
-        self.test_labels = dataset.test.labels.to(device)
-        self.test_sources = dataset.test.sources.to(device)
-        self._normalised_test: Tensor | None = None
+        self.test = dataset.test.to(device)
+        one = self.train.raw(torch.zeros(1, dtype=torch.int64, device=device))
+        self.augmentation = Augmentation(dataset.sources, one[0].shape[1:], torch.device(device), dtype)
+        self._prepared_test: tuple[Tensor, Tensor] | None = None
 
         self._is_constant = self.is_full and not self.augmentation.moves
         self._constant: tuple[Tensor, Tensor] | None = None  # what `batch` gives, where that is always the same
 
-        # Row t holds the samples of iteration t (positions in self.images) and their augmentation parameters.
+        # Row t holds the samples of iteration t (positions in self.train) and their augmentation parameters.
         shape = (self.iterations_per_epoch, len(workers), batch_size)
         num_draws = self.augmentation.draw(seed, 0, 0, self._shard_sources[0, :1]).shape[1]
         self._order = torch.zeros(shape, dtype=torch.int64, device=device)
@@ -96,7 +100,7 @@ class Batches:
         self._draws.copy_(torch.from_numpy(draws))
 
     def batch(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Every held worker's mini-batch x [W, B, C, H, W], y int64 [W, B].
+        """Every held worker's mini-batch: inputs x [W, B, ...], e.g. [W, B, C, H, W], targets y [W, B] or [W, B, T].
 
         position: int64 scalar tensor on the device, the iteration within the epoch.
         """
@@ -104,32 +108,41 @@ class Batches:
             return self.whole_shards()
         row = position.view(1)
         order = self._order.index_select(0, row).view(-1)
-        images = self.images.index_select(0, order)
         draws = self._draws.index_select(0, row).view(len(order), self._draws.shape[-1])
-        x = self.augmentation.prepare(images, self.sources.index_select(0, order), draws)
-        shape = self._order.shape[1:]
-        return x.view(*shape, *x.shape[1:]), self.labels.index_select(0, order).view(shape)
+        return self._rows(self.train, order, self._order.shape[1:], draws)
 
     def whole_shards(self) -> tuple[Tensor, Tensor]:
-        """All samples of the workers held here, not augmented: x [W, shard, C, H, W], y [W, shard]."""
+        """All samples of the workers held here, not augmented: x [W, shard, ...], y [W, shard] or [W, shard, T]."""
         if self._constant is not None:
             return self._constant
-        shape = self._shard_sources.shape
-        x = self.augmentation.prepare(self.images, self.sources)
-        whole = x.view(*shape, *x.shape[1:]), self.labels.view(shape)
+        everything = torch.arange(len(self.train), device=self.train.labels.device)
+        whole = self._rows(self.train, everything, self._shard_sources.shape)
         if self._is_constant:
             self._constant = whole
         return whole
 
+    def samples(self, samples: Samples, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Samples of whichever workers, not augmented: x [*shape, ...], y [*shape] or [*shape, T]."""
+        device = self.train.labels.device
+        return self._rows(samples.to(device), torch.arange(len(samples), device=device), shape)
+
+    def _rows(
+        self, samples: Samples, index: Tensor, shape: Sequence[int], draws: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        inputs, targets = samples.raw(index)
+        x = self.augmentation.prepare(inputs, samples.sources.index_select(0, index), draws)
+        return x.view(*shape, *x.shape[1:]), targets.view(*shape, *targets.shape[1:])
+
     def evaluation(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The whole test set in order, not augmented: x [n, C, H, W], y [n], source of each image [n]."""
-        num_bytes = self.test_images.numel() * self.augmentation.dtype.itemsize
-        if self._normalised_test is None and num_bytes <= CACHE_BYTES:
-            self._normalised_test = self.augmentation.prepare(self.test_images, self.test_sources)
-        for start in range(0, len(self.test_labels), batch_size):
+        """The whole test set in order, not augmented: x [n, ...], y [n] or [n, T], source of each sample [n]."""
+        everything = torch.arange(len(self.test), device=self.test.labels.device)
+        first, _ = self._rows(self.test, everything[:1], (1,))
+        if self._prepared_test is None and len(everything) * first.nbytes <= CACHE_BYTES:
+            self._prepared_test = self._rows(self.test, everything, everything.shape)
+        for start in range(0, len(everything), batch_size):
             part = slice(start, start + batch_size)
-            y, sources = self.test_labels[part], self.test_sources[part]
-            if self._normalised_test is not None:
-                yield self._normalised_test[part], y, sources
+            if self._prepared_test is not None:
+                x, y = (tensor[part] for tensor in self._prepared_test)
             else:
-                yield self.augmentation.prepare(self.test_images[part], sources), y, sources
+                x, y = self._rows(self.test, everything[part], everything[part].shape)
+            yield x, y, self.test.sources[part]

@@ -6,9 +6,11 @@ function of this signature in any module, most easily one that ends in `from_arr
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,20 +57,61 @@ class Source:
             raise UserError(f"{self.name}: crop is {self.crop} and rotation {self.rotation}; need >= 0 and 0 to 180")
 
 
+class Samples(ABC):
+    """N samples as they are stored, which is compactly, and what a model is given of them.
+
+    labels: int64 [N], the class of each, by which shards may go; sources: int64 [N], indices into Dataset.sources.
+    """
+
+    labels: Tensor
+    sources: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def part(self, index: Tensor) -> "Samples":
+        """Those at `index`: int64 [n]."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "Samples":
+        """The same on another device."""
+
+    @abstractmethod
+    def raw(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs [n, ...] and targets int64 [n] or [n, T] of those at `index`: int64 [n].
+
+        Inputs are uint8 images, which are augmented and normalised, real features or int64 characters, which are not.
+        """
+
+
 @dataclass(frozen=True)
-class Split:
-    images: Tensor  # uint8 [N, C, H, W]
+class Split(Samples):
+    """Images and their classes, or features and their targets."""
+
+    images: Tensor  # uint8 [N, C, H, W]; features: float64 [N, 1, 1, F]
     labels: Tensor  # int64 [N]
     sources: Tensor  # int64 [N], indices into Dataset.sources
+
+    def part(self, index: Tensor) -> "Split":
+        return Split(self.images[index], self.labels[index], self.sources[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device), self.sources.to(device))
+
+    def raw(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images.index_select(0, index), self.labels.index_select(0, index)
 
 
 @dataclass(frozen=True)
 class Dataset:
+    """Samples to train on and to test on, and what a model must know of them."""
+
     name: str
     num_classes: int
     sources: tuple[Source, ...]
-    train: Split
-    test: Split
+    train: Samples
+    test: Samples
     origin: str  # which files, and what is known about them
     sha256: str  # of the uint8 arrays x_test, x_train, y_test, y_train [N, H, W(, C)]; of the parts' digests for a mix
 
@@ -77,6 +120,22 @@ class Dataset:
         """(C, H, W)"""
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def given_to_model(self, num_outputs: int) -> dict[str, Any]:
+        """The arguments of a model's factory, but for its options."""
+        return {"image_shape": self.image_shape, "num_classes": num_outputs}
+
+    def output_shape(self, num_outputs: int) -> tuple[int, ...]:
+        """Of what a model gives for one sample."""
+        return (num_outputs,)
+
+    def random_inputs(self, *leading: int) -> Tensor:
+        """What a model may be given, always the same, [*leading, ...]."""
+        return torch.rand(*leading, *self.image_shape, generator=torch.Generator().manual_seed(0))
+
+    def describe_inputs(self) -> str:
+        """In words, for messages."""
+        return f"{self.name}'s images of shape {'x'.join(map(str, self.image_shape))}"
 
 
 class Images:

@@ -36,6 +36,8 @@ def make_draws(config: Config, num_published_models: int | None) -> "Draws":
         raise UserError("draws=published: are of cross entropy on mini-batches; use draws=counter")
     if resolve("shards", config.shards, ("labels", "sources", "num_workers", "seed"))[0] is not iid:
         raise UserError(f"draws=published: shards.kind={config.shards['kind']}, but its shards are iid; use shards=iid")
+    if config.task.batches_per_epoch is not None:
+        raise UserError("draws=published: are of epochs that pass the shard; leave out task.batches_per_epoch")
     if config.seed >= 2**32:
         raise UserError(f"draws=published: seed={config.seed}, but numpy's generator takes seeds below 2^32")
     return Published(config, num_published_models)

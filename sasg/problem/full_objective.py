@@ -29,10 +29,11 @@ class FullObjective:
 
     def __init__(self, objective: SumObjective, engine: Engine, batches: Batches, everyone: Callable):
         """everyone: () -> x [M, n, d], y [M, n] of all workers. UserError: these are not data or a model for it."""
-        num_features = batches.images[0].numel()
+        x, _ = batches.whole_shards()
+        num_features = x[0, 0].numel()
         if engine.layout.shapes != (torch.Size((1, num_features)),):
             raise UserError("objective: needs a model of one weight per feature and no more; use model=linear")
-        objective.check_targets(batches.labels)
+        objective.check_targets(batches.train.labels)
         self.objective, self.engine, self.batches = objective, engine, batches
         self._everyone = everyone
 

@@ -38,13 +38,18 @@ def look_up(name: str, root: Path, download: bool) -> tuple[Arrays, str]:
     if archive.exists():
         return read_npz(archive), f"{archive.name} (Keras layout)"
     if download:
-        if not root.is_dir() and root != Path(_DEFAULT_ROOT):
-            raise UserError(f"data.root={root}: there is no such folder; make it (mkdir -p {root}) to download {name}")
+        check_root(root, name)
         return _load_torchvision(name, root, download=True), f"torchvision's files ({folder})"
     raise UserError(
         f"{name} is not in {root}: put torchvision's files ({folder}) or {archive.name} (Keras layout) there, "
         "or set data.download=true"
     )
+
+
+def check_root(root: Path, name: str) -> None:
+    """UserError: `root` is not there, so that nothing can be downloaded to it."""
+    if not root.is_dir() and root != Path(_DEFAULT_ROOT):
+        raise UserError(f"data.root={root}: there is no such folder; make it (mkdir -p {root}) to download {name}")
 
 
 def read_npz(path: Path) -> Arrays:

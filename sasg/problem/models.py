@@ -1,7 +1,9 @@
 """Models: factories `f(image_shape (C, H, W), num_classes, **options) -> nn.Module`, logits [n, num_classes].
 
-Only standard layers with torch's default initialisation: the gradient engines exchange Linear, Conv2d and
-BatchNorm2d modules for worker-batched ones.
+Of text, `f(context, num_characters, **options)`: characters int64 [n, T] -> logits [n, T, num_characters] of each
+place's next one, from those up to it alone.
+
+Only standard layers: the gradient engines exchange Linear, Conv2d and BatchNorm2d modules for worker-batched ones.
 """
 
 from itertools import pairwise
@@ -9,6 +11,8 @@ from math import prod
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sasg.errors import UserError
 
 
 def fc(image_shape: tuple[int, int, int], num_classes: int, hidden: tuple[int, ...] = (512,)) -> nn.Module:
@@ -71,3 +75,64 @@ class ResNet18(nn.Module):
 def resnet18(image_shape: tuple[int, int, int], num_classes: int, width: int = 64) -> nn.Module:
     """The usual ResNet18 of the CIFAR literature; any image size and number of channels."""
     return ResNet18(image_shape[0], num_classes, width)
+
+
+class TransformerBlock(nn.Module):
+    """Causal self-attention and a perceptron of four times the width, each after a LayerNorm, beside a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.attention = nn.Linear(width, 3 * width, bias=False)  # queries, keys and values
+        self.project1 = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.expand = nn.Linear(width, 4 * width, bias=False)
+        self.project2 = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        of_heads = self.attention(self.norm1(x)).view(n, length, 3, self.heads, width // self.heads)
+        queries, keys, values = of_heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [n, heads, T, width / heads]
+        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = x + self.project1(mixed.transpose(1, 2).reshape(n, length, width))
+        return x + self.project2(F.gelu(self.expand(self.norm2(x))))
+
+
+class GPT(nn.Module):
+    """The transformer of GPT-2 (Radford et al., 2019) without biases and without dropout, with its initialisation.
+
+    Weights are normal with deviation 0.02; those that add to the shortcuts are smaller, as there are 2 * layers.
+    """
+
+    def __init__(self, context: int, num_characters: int, layers: int, heads: int, width: int, tied: bool) -> None:
+        super().__init__()
+        self.characters = nn.Embedding(num_characters, width)
+        self.places = nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width, bias=False)
+        self.output = nn.Linear(width, num_characters, bias=False)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02 / (2 * layers) ** 0.5 if ".project" in name else 0.02)
+        if tied:
+            self.output.weight = self.characters.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.places.weight[: x.shape[1]]
+        return self.output(self.norm(self.blocks(self.characters(x) + places)))
+
+
+def gpt(
+    context: int, num_characters: int, layers: int = 4, heads: int = 4, width: int = 128, tied: bool = True
+) -> nn.Module:
+    """A small GPT; d = 804,096 with windows of 64 of 65 characters.
+
+    tied: the weights of the output are the characters' embeddings.
+    """
+    for key, value in (("layers", layers), ("heads", heads), ("width", width)):
+        if value < 1:
+            raise UserError(f"{key}={value}: must be at least 1")
+    if width % heads:
+        raise UserError(f"heads={heads}: must divide width={width}")
+    return GPT(context, num_characters, layers, heads, width, tied)

@@ -1,5 +1,7 @@
 """What is minimised. Named by a task's `objective`; without one, the cross entropy of a classifier.
 
+`NextCharacter` is the cross entropy of a language model.
+
 The sum objectives are f = sum_m f_m over the M workers, with n samples (x_i, y_i) in each shard:
 
     f_m(w) = (1/n) sum_i loss(x_i . w, y_i) + (l2/2) ||w||^2 + l1 ||w||_1
@@ -15,19 +17,27 @@ from torch import Tensor
 
 from sasg.errors import UserError
 
+IGNORED = -100
+"""A target that is not asked for."""
+
 
 class Objective(ABC):
     """A loss of each sample, and the columns that an evaluation gives."""
 
     metrics: ClassVar[tuple[str, ...]]
+    is_of_sequences: ClassVar[bool] = False
     is_proximal: bool = False
     """Whether a part of it is not in the gradients, and `proximal_` follows each update."""
     penalty_gradient: Callable[[Tensor], Tensor] | None = None
     """What each worker adds to its gradient at w [..., d]."""
 
+    def num_outputs(self, num_classes: int) -> int:
+        """Of the model, for each prediction."""
+        return num_classes
+
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """outputs [n, o] of the model, targets [n] -> losses [n]."""
+        """outputs [n, o] of the model, targets [n] -> losses [n]; of sequences, [n, T, o] and [n, T] -> [n]."""
 
 
 class CrossEntropy(Objective):
@@ -37,6 +47,25 @@ class CrossEntropy(Objective):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
+
+
+class NextCharacter(Objective):
+    """Cross entropy of the next character, in nats, at every place of a window; a window's loss is the mean over them.
+
+    Judged by its mean over the validation text, `loss`, and by the share of its characters that are predicted, `top1`.
+    """
+
+    metrics = ("loss", "top1")
+    is_of_sequences = True
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.of_characters(outputs, targets).mean(1)
+
+    @staticmethod
+    def of_characters(outputs: Tensor, targets: Tensor) -> Tensor:
+        """outputs [n, T, o], targets [n, T] -> losses [n, T], zero where a target is IGNORED."""
+        flat = F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED)
+        return flat.view_as(targets)
 
 
 class SumObjective(Objective):
@@ -63,6 +92,9 @@ class SumObjective(Objective):
     @abstractmethod
     def scalar_losses(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """predictions x . w [n], targets [n] of the same type -> losses [n]."""
+
+    def num_outputs(self, num_classes: int) -> int:
+        return 1
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return self.scalar_losses(outputs.squeeze(1), targets.to(outputs.dtype))

@@ -20,13 +20,14 @@ from sasg.problem.full_objective import FullObjective, Smoothness
 from sasg.problem.gradients import choose_engine
 from sasg.problem.layout import trained_parameters
 from sasg.problem.normalisation import RunningStatistics
-from sasg.problem.objectives import CrossEntropy, Objective, SumObjective
+from sasg.problem.objectives import IGNORED, CrossEntropy, Objective, SumObjective
 from sasg.problem.oracle import Oracle
 
 OWN_STATISTICS = "_own_statistics"
 """At the end of a column of accuracies for which BatchNorm has each source's own running statistics."""
 
 _EVALUATION_BATCH = 1000
+_EVALUATED_CHARACTERS = 2**14  # at once
 
 
 def load_dataset(config: Config) -> Dataset:
@@ -52,6 +53,11 @@ def given_to_loader(config: Config) -> dict[str, Any]:
     return given
 
 
+def given_to_model(config: Config) -> tuple[str, ...]:
+    """The names of what a model's factory is called with besides its options; the data set gives the values."""
+    return ("context", "num_characters") if build_objective(config).is_of_sequences else ("image_shape", "num_classes")
+
+
 def build_objective(config: Config) -> Objective:
     """What is minimised. UserError: a part or option is wrong, or the baseline's metric is not one of its columns."""
     if config.objective is None:
@@ -74,19 +80,23 @@ def build_model(config: Config, dataset: Dataset, draws: Draws | None = None) ->
 
     UserError if it cannot be trained.
     """
-    num_outputs = dataset.num_classes if config.objective is None else 1
-    given = {"image_shape": dataset.image_shape, "num_classes": num_outputs}
+    objective = build_objective(config)
+    num_outputs = objective.num_outputs(dataset.num_classes)
+    output_shape = dataset.output_shape(num_outputs)
+    if objective.is_of_sequences != (len(output_shape) > 1):
+        kinds = "text, and needs" if len(output_shape) > 1 else "no text, which is needed for"
+        raise UserError(f"objective: {dataset.name} is {kinds} objective=next_character")
     one = config.task.batch_size == 1  # which BatchNorm does not take
-    images = torch.rand(2, 1 if one else 2, *dataset.image_shape, generator=torch.Generator().manual_seed(0))
+    inputs = dataset.random_inputs(2, 1 if one else 2)
 
     def make() -> nn.Module:
-        model = build("model", config.model, nn.Module, **given)
-        materialise(model, images[0])
+        model = build("model", config.model, nn.Module, **dataset.given_to_model(num_outputs))
+        materialise(model, inputs[0])
         return model
 
     model = (draws or Counter(config.seed)).initialised(make)
-    shape = "x".join(map(str, dataset.image_shape)) + (", one at a time" if one else "")
-    admit(model, images, num_outputs, f"{dataset.name}'s images of shape {shape}", config.model)
+    described = dataset.describe_inputs() + (", one at a time" if one else "")
+    admit(model, inputs, output_shape, described, config.model)
     return model.train()
 
 
@@ -107,10 +117,13 @@ class Problem:
         num_workers = config.cluster.workers
         self.dataset = dataset
         self.objective = build_objective(config)
-        if not isinstance(self.objective, SumObjective) and not len(dataset.test.labels):
+        if not isinstance(self.objective, SumObjective) and not len(dataset.test):
             raise UserError(f"dataset: {dataset.name} has no test set for accuracies; choose an objective")
         shards = draws.shards(config.shards, dataset, num_workers)
-        self.batches = Batches(dataset, shards, workers, config.task.batch_size, config.seed, draws, device, dtype)
+        task = config.task
+        self.batches = Batches(
+            dataset, shards, workers, task.batch_size, config.seed, draws, device, dtype, task.batches_per_epoch
+        )
         model = build_model(config, dataset, draws).to(device, dtype)
         is_bfloat16 = config.precision == "bf16"
         #: an engine, what is to be said about it, and whether passes can be captured in a CUDA graph
@@ -146,12 +159,9 @@ class Problem:
         self._model = model.eval()
 
     def _samples(self, shards: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Samples of whichever workers, equally many of each, not augmented: x [n, B, C, H, W], y [n, B]."""
+        """Samples of whichever workers, equally many of each, not augmented: x [n, B, ...], y [n, B] or [n, B, T]."""
         held = torch.from_numpy(np.stack(shards))
-        train, device = self.dataset.train, self.batches.labels.device
-        images, sources = (tensor[held.flatten()].to(device) for tensor in (train.images, train.sources))
-        x = self.batches.augmentation.prepare(images, sources)
-        return x.view(*held.shape, *x.shape[1:]), train.labels[held].to(device)
+        return self.batches.samples(self.dataset.train.part(held.flatten()), held.shape)
 
     def _everyone(self, shards: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """All workers' samples as they enter the model: x [M, n, features], y [M, n], in float64."""
@@ -181,6 +191,8 @@ class Problem:
         """
         if self.full is not None:
             return self.full.columns(self.parameters, add_shares)
+        if self.objective.is_of_sequences:
+            return self.next_characters(add_shares, share_of_work)
         everyone, *by_source = self.running.totals(add_shares)
         columns = self.accuracy([everyone], add_shares, share_of_work)
         if everyone and by_source:
@@ -223,6 +235,30 @@ class Problem:
             for source, share in zip(self.dataset.sources, (top1 / number).tolist(), strict=True):
                 named[f"top1_{source.name}"] = share
         return named
+
+    @torch.no_grad()
+    def next_characters(
+        self, add_shares: Callable[[Tensor], Tensor], share_of_work: tuple[int, int] = (0, 1)
+    ) -> dict[str, float]:
+        """Of the whole validation text: `loss`, the mean in nats over its characters, and `top1`, a fraction.
+
+        share_of_work, add_shares: as of `accuracy`; the sum over batches does not depend on how they are shared.
+        """
+        part, num_parts = share_of_work
+        (statistics,) = self.running.totals(add_shares)
+        tensors = {**self.layout.views(self.parameters), **statistics}
+        size = max(1, _EVALUATED_CHARACTERS // self.dataset.test.context)
+        sums = []
+        for place, (x, y, _) in enumerate(self.batches.evaluation(size)):
+            sums.append(self.parameters.new_zeros(3, dtype=torch.float64))  # of losses, hits and characters
+            if place % num_parts == part:
+                outputs, counts = functional_call(self._model, tensors, (x,)), y != IGNORED
+                losses = self.objective.of_characters(outputs, y)
+                hits = (outputs.argmax(2) == y) & counts
+                for i, values in enumerate((losses, hits, counts)):
+                    sums[-1][i] = values.double().sum()
+        loss, hits, number = add_shares(torch.stack(sums)).sum(0).tolist()
+        return {"loss": loss / number, "top1": hits / number}
 
 
 def _workers_by_source(dataset: Dataset, shards: list[np.ndarray]) -> list[list[int]]:

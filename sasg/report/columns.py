@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sasg.cluster.ledger import uplink_bits
+from sasg.report.judging import final_name, judged_by
 from sasg.report.names import METRICS, method_name, metric_text, percent, task_name
 from sasg.report.runs import Run
 from sasg.report.series import Series, metric_of
@@ -154,10 +155,7 @@ class _Final(OverSeeds):
         return super().cell(one) + ("" if known else f" {METRICS[metric]}")
 
 
-def _judged_by(run: Run) -> float:
-    task = run.identity["task"].get("baseline")
-    metric = task["metric"] if task else "top1" if run.identity.get("objective") is None else "objective"
-    return run.summary["final"][metric]
-
-
-FINAL = _Final("final_accuracy", "Final accuracy", _judged_by, percent, spread=True)
+def final(series: Sequence[Series]) -> OverSeeds:
+    """What the tasks are judged by, at the end."""
+    name = final_name(series)
+    return _Final(f"final_{name}", f"Final {name}", lambda run: run.summary["final"][judged_by(run)], str, spread=True)

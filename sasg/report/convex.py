@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sasg.cluster.ledger import uplink_bits
-from sasg.report.columns import FINAL, Given, count, scientific
+from sasg.report.columns import Given, count, final, scientific
 from sasg.report.names import METRICS, method_name, metric_label, task_name
 from sasg.report.panels import gap, legend, line_of, mark_baseline
 from sasg.report.runs import Entry, Run
@@ -44,7 +44,7 @@ def table(entries: Sequence[Entry], reference: str = "gd") -> Table:
         _to_target("components", "Components", lambda run, at: (at or run.summary["totals"])["paper_bits"] // 32),
         _to_target("uplink_bits", "Uplink bits", _uplink, scientific),
         Given("ratio", f"{method_name(reference)}'s bits / its", ratio, "{:.1f}".format),
-        FINAL,
+        final(series),
     ]
     notes = _NOTES.format(bits=64 if entries[0].config.precision == "fp64" else 32, code=CODE)
     return Table.of(f"Uplink until {_targets(series)}", series, columns, notes)

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from sasg.errors import UserError
 from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.curves import frame, upload_shares
+from sasg.report.judging import baseline_name
 from sasg.report.names import family, method_name, task_name
 from sasg.report.panels import AXIS_LABELS, BAND, draw, gap, legend, letter, log_y, panel, percent_tick, title
 from sasg.report.runs import Entry
@@ -159,7 +160,7 @@ def densities(entries: Sequence[Entry]) -> Figure:
             above.set_xlabel("")
         _share_limits(axes)
         shown = {look.label: look for look in appearance.values()}
-        legend(figure, shown.values(), with_baseline=_baseline_words(series))
+        legend(figure, shown.values(), with_baseline=baseline_name(series))
         return figure
 
 
@@ -303,17 +304,9 @@ def _looks(tasks: Mapping[str, Sequence[Series]]) -> dict[str, Look]:
     return looks(one for series in tasks.values() for one in series)
 
 
-def _baseline_words(series: Sequence[Series]) -> str:
-    """What the legend calls the dotted line; nothing where there is none."""
-    baselines = [one.config.task.baseline for one in series if one.config.task.baseline is not None]
-    if not baselines:
-        return ""
-    return "baseline accuracy" if baselines[0].accuracy is not None else "target"
-
-
 def _with_legend(figure: Figure, tasks: Mapping[str, Sequence[Series]], appearance: Mapping[str, Look]) -> Figure:
     everything = [one for series in tasks.values() for one in series]
-    legend(figure, appearance.values(), with_baseline=_baseline_words(everything))
+    legend(figure, appearance.values(), with_baseline=baseline_name(everything))
     return figure
 
 

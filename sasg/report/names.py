@@ -44,10 +44,14 @@ TASKS = {
     "lasso": "Lasso",
     "nonlinear_least_squares": "Non-linear least squares",
     "logistic_mnist": "Logistic regression, MNIST",
+    "shakespeare": "Shakespeare",
+    "shakespeare_small": "Shakespeare, small model",
+    "shakespeare_large": "Shakespeare, large model",
 }
 METRICS = {
     "top1": "top-1",
     "top5": "top-5",
+    "loss": "validation loss",
     "objective": "f(w)",
     "objective_error": "f(w) - f*",
     "gradient_norm": "norm of the gradient",
@@ -66,6 +70,8 @@ def percent(share: float, digits: int = 2) -> str:
 
 def metric_text(metric: str, value: float) -> str:
     """A metric's value for readers: accuracies in percent."""
+    if metric == "loss":
+        return f"{value:.4f}"
     return percent(value) if metric.startswith("top") else f"{value:.1e}"
 
 

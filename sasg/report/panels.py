@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator
 
 from sasg.config import Baseline
 from sasg.report.curves import frame, over_runs
+from sasg.report.judging import rises
 from sasg.report.names import metric_label, task_name
 from sasg.report.runs import Run
 from sasg.report.series import Series, metric_of
@@ -109,23 +110,27 @@ def mark_baseline(axis: Axes, baseline: Baseline, words: bool = True) -> None:
 
 
 def zoom_on_baseline(axis: Axes, series: Sequence[Series], metric: str, words: bool = True) -> None:
-    """Mark the baseline, and leave out the first steep rise, in which all methods look alike.
+    """Mark the baseline, and leave out the first steep rise or fall, in which all methods look alike.
 
-    What falls towards its target, an objective, is on a logarithmic axis as a whole.
+    An objective, which falls by powers of ten, is on a logarithmic axis as a whole.
     """
     baselines = {one.config.task.baseline: None for one in series if one.config.task.baseline is not None}
     for baseline in baselines:
         mark_baseline(axis, baseline, words)
-    if not metric.startswith("top"):
+    if not rises(metric) and metric != "loss":
         axis.set_yscale("log")
         return
     curves = [over_runs([frame(run) for run in one.drawn], "rounds", metric)["mean"] for one in series if one.drawn]
     curves = [curve for curve in curves if len(curve)]
-    low = min((curve.quantile(0.08) for curve in curves), default=0.0)
-    high = max((curve.max() for curve in curves), default=1.0)
+    steep, gentle = (0.08, 1.0) if rises(metric) else (0.0, 0.92)
+    low = min((curve.quantile(steep) for curve in curves), default=0.0)
+    high = max((curve.quantile(gentle) for curve in curves), default=1.0)
     for baseline in baselines:
         low, high = min(low, baseline.value - 0.01), max(high, baseline.value)
     margin = 0.06 * (high - low)
+    if metric == "loss":
+        axis.set_ylim(low - margin, high + 2 * margin)
+        return
     axis.set_ylim(low - margin, min(1.0, high + 2 * margin))
     axis.yaxis.set_major_formatter(percent_tick)
 

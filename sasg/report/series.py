@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from sasg.config import Config
+from sasg.problem.problem import build_objective
 from sasg.report.names import METHODS, TASKS, method_name
 from sasg.report.runs import Entry, Run
 
@@ -170,11 +171,11 @@ def by_task(series: Iterable[Series]) -> dict[str, list[Series]]:
 
 
 def metric_of(series: Sequence[Series]) -> str:
-    """The metric that the task is judged by: "top1", "top5", or of an objective, e.g. "objective_error"."""
+    """The metric that the task is judged by: "top1", "top5", "loss", or of an objective, e.g. "objective_error"."""
     config = series[0].config
     if config.task.baseline is not None:
         return config.task.baseline.metric
-    return "top1" if config.objective is None else "objective"
+    return build_objective(config).metrics[0]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

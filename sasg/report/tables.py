@@ -13,7 +13,6 @@ from sasg.cluster.ledger import uplink_bits
 from sasg.errors import UserError
 from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.columns import (
-    FINAL,
     PAPER_BITS,
     ROUNDS,
     SKIPPED,
@@ -23,10 +22,12 @@ from sasg.report.columns import (
     OverSeeds,
     at_baseline,
     count,
+    final,
     of_totals,
     uplink_to_baseline,
 )
 from sasg.report.curves import CODE
+from sasg.report.judging import baseline_name, final_name, side
 from sasg.report.names import METRICS, method_name, percent, task_name
 from sasg.report.published import published as published_numbers
 from sasg.report.runs import Entry, Run
@@ -38,7 +39,7 @@ from sasg.report.writing import Row, Table
 from sasg.training.run_folder import read_uploads
 
 COMPARED = (ROUNDS, PAPER_BITS, uplink_to_baseline("int32"), uplink_to_baseline("log2"))
-_CROSSING_NOTES = """Means over seeds (± the standard deviation), up to the first evaluation above the baseline.
+_CROSSING_NOTES = """Means over seeds (± the standard deviation), up to the first evaluation SIDE the baseline.
 Paper bits are 32 bits per uploaded value, as the paper counts; uplink bits are all that is uploaded: the values
 with the bits that they really have (fewer than 32 where they are quantised), the indices (32 bits, or the fewest
 that can number the entries of a tensor) and one flag per worker and iteration. Where a run never crosses the
@@ -57,14 +58,14 @@ def crossing(entries: Sequence[Entry], published: str | None = None, reference: 
     columns: list[Column] = []
     for column in (ROUNDS, PAPER_BITS):
         columns += _beside_published(column, known) if published else [column]
-    columns += [*COMPARED[2:], FINAL, SKIPPED]
-    caption = f"Rounds and bits to the baseline accuracy ({_baselines(series)})"
+    columns += [*COMPARED[2:], final(series), SKIPPED]
+    caption = f"Rounds and bits to the {_name(series)} ({_baselines(series)})"
     titles = ("Task", "Method", *(column.title for column in columns if column.key != "ratio"))
     paper = tuple(title for title in titles if title not in ("Uplink bits int32", "Skipped"))
     sections = [_spread(series, known)]
     if (pairs := _paired(series, reference)).rows:
         sections.append(pairs)
-    table = Table.of(caption, series, columns, _CROSSING_NOTES, sections=tuple(sections), paper=paper)
+    table = Table.of(caption, series, columns, _notes(_CROSSING_NOTES, series), sections=tuple(sections), paper=paper)
     return replace(table, numbers=[row for one in series for row in _long_rows(one, known)])
 
 
@@ -88,13 +89,21 @@ def _ratio(one: Series, column: OverSeeds, known: dict) -> float | None:
     return ours / theirs if ours is not None and theirs else None
 
 
+def _name(series: Sequence[Series]) -> str:
+    return baseline_name(series) or "baseline"
+
+
+def _notes(notes: str, series: Sequence[Series]) -> str:
+    return notes.replace("SIDE", side(series))
+
+
 def _baselines(series: Sequence[Series]) -> str:
     words = []
     for one in series:
         baseline = one.config.task.baseline
         value = "no baseline"
         if baseline is not None:
-            number = f"{100 * baseline.value:g} %" if baseline.target is None else f"{baseline.target:g}"
+            number = f"{100 * baseline.value:g} %" if baseline.target is None else f"below {baseline.target:g}"
             value = f"{METRICS[baseline.metric]} {number}"
         words.append(f"{task_name(one.task)} {value}")
     return ", ".join(dict.fromkeys(words))
@@ -102,7 +111,7 @@ def _baselines(series: Sequence[Series]) -> str:
 
 def _long_rows(one: Series, known: dict) -> list[dict[str, Any]]:
     rows = []
-    for column in (*COMPARED, FINAL, SKIPPED):
+    for column in (*COMPARED, final([one]), SKIPPED):
         found = column.statistics(one)
         rows.append(
             {
@@ -230,7 +239,7 @@ def _plain(formula: str) -> str:
     return formula.replace("|S|", "S")  # bars are a table's own
 
 
-_LINK_NOTES = f"""Means over seeds, up to the first evaluation above the baseline; where a run never crosses it, the
+_LINK_NOTES = f"""Means over seeds, up to the first evaluation SIDE the baseline; where a run never crosses it, the
 cell says how many do. Uplink: values, indices ({CODE}: the fewest whole bits that number the entries of a tensor),
 flags. Downlink: the server's update to every worker, dense or on its support, whichever is shorter. Seconds:
 communication alone, upload, flags and download, modelled from the ledger on the links of conf/link; no computation.
@@ -246,7 +255,8 @@ def links(entries: Sequence[Entry]) -> Table:
         ),
         *(on_link(name) for name, link in all_links().items() if link.up_bits_per_second),
     ]
-    return Table.of("To the baseline accuracy, everything counted", all_series(entries), columns, _LINK_NOTES)
+    series = all_series(entries)
+    return Table.of(f"To the {_name(series)}, everything counted", series, columns, _notes(_LINK_NOTES, series))
 
 
 def on_link(name: str) -> OverSeeds:
@@ -266,6 +276,7 @@ together; they depend on what else the machine had to do.
 
 def totals(entries: Sequence[Entry]) -> Table:
     """What whole runs cost, and what they reach."""
+    series = all_series(entries)
     columns = [
         OverSeeds("iterations", "Iterations", lambda run: run.summary["iterations"], count),
         of_totals("rounds", "Rounds", lambda totals: totals["rounds"], count),
@@ -274,10 +285,10 @@ def totals(entries: Sequence[Entry]) -> Table:
         ),
         of_totals("uplink_bits", "Uplink bits", lambda totals: uplink_bits(totals, CODE)),
         of_totals("downlink_bits", "Downlink bits", lambda totals: totals[f"downlink_unicast_bits_{CODE}"]),
-        FINAL,
+        final(series),
         OverSeeds("training_seconds", "Training seconds", lambda run: run.summary["training_seconds"], count),
     ]
-    return Table.of("Cost and accuracy of whole runs", all_series(entries), columns, _TOTALS_NOTES)
+    return Table.of(f"Cost and {final_name(series)} of whole runs", series, columns, _TOTALS_NOTES)
 
 
 _SOURCE_NOTES = """At the end of the run, means over seeds. Accuracy: top-1 on each source's own test set, and their
@@ -293,18 +304,19 @@ def sources(entries: Sequence[Entry], sources: tuple[str, ...]) -> Table:
     """
     names = [task_name(source) for source in sources]
 
-    def final(key: str, title: str) -> OverSeeds:
+    def at_end(key: str, title: str) -> OverSeeds:
         return OverSeeds(key, title, lambda run: run.summary["final"].get(key), percent)
 
     def skipped(number: int) -> OverSeeds:
         key, title = f"skipped_{sources[number]}", f"Skipped {names[number]}"
         return OverSeeds(key, title, lambda run: _skipped_by(run, number, len(sources)), percent)
 
-    columns = [final(f"top1_{source}", f"Accuracy {name}") for source, name in zip(sources, names, strict=True)]
-    columns.append(final("top1", "Mean accuracy"))
+    columns = [at_end(f"top1_{source}", f"Accuracy {name}") for source, name in zip(sources, names, strict=True)]
+    columns.append(at_end("top1", "Mean accuracy"))
     for source, name in zip(sources, names, strict=True):
-        columns.append(final(f"top1_{source}{OWN_STATISTICS}", f"Own {name}"))
-    columns += [final(f"top1{OWN_STATISTICS}", "Own mean"), of_totals("rounds", "Rounds", lambda t: t["rounds"], count)]
+        columns.append(at_end(f"top1_{source}{OWN_STATISTICS}", f"Own {name}"))
+    columns.append(at_end(f"top1{OWN_STATISTICS}", "Own mean"))
+    columns.append(of_totals("rounds", "Rounds", lambda t: t["rounds"], count))
     columns += [replace(SKIPPED, key="skipped"), *map(skipped, range(len(sources)))]
     paper = ("Task", "Method", "Mean accuracy", *(f"Own {name}" for name in names), "Own mean", "Rounds", "Skipped")
     return Table.of("Accuracy and skipped uploads by source", all_series(entries), columns, _SOURCE_NOTES, paper=paper)
@@ -319,7 +331,8 @@ def any_runs(entries: Sequence[Entry], link: str | None = None, columns: str | N
 
     columns: keys of the CSV separated by commas, to choose from. UserError: one that is not there.
     """
-    shown = [ROUNDS, *(replace(column, form="{:.3E}".format) for column in COMPARED[1:]), FINAL, SKIPPED]
+    series = all_series(entries)
+    shown = [ROUNDS, *(replace(column, form="{:.3E}".format) for column in COMPARED[1:]), final(series), SKIPPED]
     if link:
         title = f"Seconds to baseline ({link}, modelled)"
         shown.append(replace(on_link(link), title=title, form="{:,.4g}".format))
@@ -328,6 +341,5 @@ def any_runs(entries: Sequence[Entry], link: str | None = None, columns: str | N
         if unknown := [key for key in columns.split(",") if key not in known]:
             raise UserError(f"--columns={columns}: no {', '.join(unknown)}; choose from {', '.join(known)}")
         shown = [known[key] for key in columns.split(",")]
-    series = all_series(entries)
-    caption = f"Rounds and bits to the baseline accuracy ({_baselines(series)})"
-    return Table.of(caption, series, shown, _CROSSING_NOTES)
+    caption = f"Rounds and bits to the {_name(series)} ({_baselines(series)})"
+    return Table.of(caption, series, shown, _notes(_CROSSING_NOTES, series))

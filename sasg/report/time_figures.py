@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from sasg.cluster.links import Link
 from sasg.places import CONF
 from sasg.report.curves import frame, over_runs
+from sasg.report.judging import baseline_name
 from sasg.report.names import metric_label
 from sasg.report.panels import draw_curve, gap, legend, letter, line_of, title, zoom_on_baseline
 from sasg.report.published import published
@@ -62,12 +63,12 @@ def communication_time(entries: Sequence[Entry], task: str, link: str, measured:
             right.set(xlabel="iteration", ylabel="upload ms per iteration\n(modelled)", ylim=(0, None))
         modelled = Line2D([], [], color="#333333", marker="o", linestyle="", label="modelled")
         marks = [Line2D([], [], **_MARKS[kind]) for kind in points]
-        legend(figure, [appearance[one.label] for one in sparse], [modelled, *marks], "baseline accuracy")
+        legend(figure, [appearance[one.label] for one in sparse], [modelled, *marks], baseline_name(series))
         return figure
 
 
 def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = 0.0001) -> Figure:
-    """Modelled communication time to the baseline accuracy against the bandwidth of all links, a panel per task.
+    """Modelled communication time to the baseline against the bandwidth of all links, a panel per task.
 
     Uploads one at a time, flags and downloads, up to the crossing; no computation. A line is the mean over the seeds.
     """

@@ -9,13 +9,13 @@ import torch
 
 from sasg.cluster import SimulatedCluster
 from sasg.config import Config
-from sasg.problem.datasets import Dataset, Split
+from sasg.problem.datasets import Dataset, Samples
 from sasg.training.run import prepare_torch
 from sasg.training.trainer import Trainer
 
 _MEASURED_SECONDS = 2.0
 _MEASURED_ITERATIONS = 30
-_TEST_IMAGES = 200
+_TEST_SAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Estimate:
 
 
 def estimate(config: Config, dataset: Dataset) -> Estimate:
-    """Measure some iterations and the evaluation of some test images, in one process, writing nothing.
+    """Measure some iterations and the evaluation of some test samples, in one process, writing nothing.
 
     What the processes of a distributed run gain by working side by side, and lose by their messages, is not in it.
     UserError: what the configuration asks for cannot be done.
     """
     device, dtype = prepare_torch(config)
-    few = replace(dataset, test=Split(*(_spread(tensor) for tensor in vars(dataset.test).values())))
+    few = replace(dataset, test=_spread(dataset.test))
     trainer = Trainer(config, few, SimulatedCluster(config.cluster.workers, device), dtype)
     durations: list[float] = []  # the first one compiles and warms up
     most = min(_MEASURED_ITERATIONS, config.evaluate_every, trainer.num_iterations)
     while sum(durations[1:]) < _MEASURED_SECONDS and len(durations) < most:
         durations.append(_seconds(trainer.run_iteration, device))
     evaluation = _seconds(trainer.evaluate, device)
-    if len(few.test.labels):  # features have no test set
-        evaluation *= len(dataset.test.labels) / len(few.test.labels)
+    if len(few.test):  # features have no test set
+        evaluation *= len(dataset.test) / len(few.test)
     per_evaluation = config.evaluate_every
     if trainer.evaluates_epochs:
         per_evaluation = min(per_evaluation, trainer.iterations_per_epoch)
@@ -57,9 +57,9 @@ def estimate(config: Config, dataset: Dataset) -> Estimate:
     return found
 
 
-def _spread(tensor: torch.Tensor) -> torch.Tensor:
-    """Up to _TEST_IMAGES rows, evenly over all, so that every source has some."""
-    return tensor[:: max(1, len(tensor) // _TEST_IMAGES)]
+def _spread(samples: Samples) -> Samples:
+    """At least _TEST_SAMPLES of them, if there are so many, evenly over all, so that every source has some."""
+    return samples.part(torch.arange(0, len(samples), max(1, len(samples) // _TEST_SAMPLES)))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_LABELS = {"top1": "top-1 test accuracy", "training_loss": "training loss"}
+_LABELS = {"loss": "validation loss", "top1": "top-1 test accuracy", "training_loss": "training loss"}
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a PNG of test accuracy (where there is one) and training loss against rounds.
+    """Write a PNG of validation loss and test accuracy (where there are such) and training loss against rounds.
 
     rows: of metrics.csv. ImportError: there is no matplotlib.
     """

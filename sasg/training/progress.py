@@ -65,7 +65,9 @@ class Progress:
 
 
 def metric_text(row: Mapping[str, Any]) -> str:
-    """How far a run has come, from a row of metrics: its accuracy, or its objective's error or gradient."""
+    """How far a run has come, from a row of metrics: its loss, accuracy, or its objective's error or gradient."""
+    if "loss" in row:
+        return f"validation loss {float(row['loss']):.4f}"
     if "top1" in row:
         return f"top-1 {float(row['top1']):.2%}"
     name = "objective_error" if "objective_error" in row else "gradient_norm"

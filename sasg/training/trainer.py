@@ -16,7 +16,7 @@ from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import make_draws
-from sasg.problem.problem import Problem, build_objective, given_to_loader
+from sasg.problem.problem import Problem, build_objective, given_to_loader, given_to_model
 from sasg.training.graph import Captured
 from sasg.training.records import Records
 from sasg.training.schedule import StepSchedule
@@ -34,7 +34,7 @@ def check_parts(config: Config) -> None:
         build("link", config.link, Link)
     resolve("dataset", config.dataset, given_to_loader(config))
     resolve("shards", config.shards, ("labels", "sources", "num_workers", "seed"))
-    resolve("model", config.model, ("image_shape", "num_classes"))
+    resolve("model", config.model, given_to_model(config))
 
 
 class Trainer:
@@ -47,10 +47,7 @@ class Trainer:
         draws = make_draws(config, self.algorithm.num_published_models)
         self.problem = Problem(config, dataset, cluster.workers, device, dtype, draws, cluster.largest)
         task = config.task
-        step_size = self.problem.step_size(task.step_size)
-        self.schedule = StepSchedule(
-            step_size, task.decay_epochs, task.decay_factor, task.warmup_epochs, task.warmup_factor
-        )
+        self.schedule = StepSchedule.of(task, self.problem.step_size(task.step_size), config.epochs)
         codes, extra_columns = config.index_codes or CODES, self.algorithm.all_extra_columns()
         cluster.ledger = Ledger(cluster.num_workers, device, codes, extra_columns)
         self._proximal_step = torch.zeros((), dtype=dtype, device=device)

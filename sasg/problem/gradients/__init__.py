@@ -113,7 +113,8 @@ class _Findings:
         self._verification: Verification | None = None
         self._key = None
         if identity is not None:
-            kinds = x.shape, x.dtype, x.device.type, bfloat16, torch.backends.cudnn.allow_tf32
+            dtypes = x.dtype, next(model.parameters()).dtype
+            kinds = x.shape, dtypes, x.device.type, bfloat16, torch.backends.cudnn.allow_tf32
             self._key = signature(model, identity), kinds
 
     def objection(self, name: str, alone: bool) -> str | None:

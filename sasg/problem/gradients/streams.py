@@ -13,7 +13,7 @@ class StreamsEngine(LoopEngine):
 
     def per_worker(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor) -> Tensor:
         streams = _streams(min(MOST_STREAMS, len(x)))
-        losses = x.new_empty(len(x))  # of this stream: others' memory may be reused before this one reads it
+        losses = out.new_empty(len(x))  # of this stream: others' memory may be reused before this one reads it
         current = torch.cuda.current_stream()
         for stream in streams:
             stream.wait_stream(current)

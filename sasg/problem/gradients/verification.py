@@ -46,7 +46,7 @@ _AMPLIFIED = 4.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What engines are tried on: mini-batches x [n, B, ...], y [n, B] and parameters [d], [n, d]."""
+    """What engines are tried on: mini-batches x [n, B, ...], y [n, B] or [n, B, T] and parameters [d], [n, d]."""
 
     x: Tensor
     y: Tensor
@@ -59,7 +59,13 @@ class Trial:
         return replace(self, x=self.x[one], y=self.y[one], own=self.own[one])
 
     def double(self) -> "Trial":
-        return replace(self, x=self.x.double(), shared=self.shared.double(), own=self.own.double())
+        x = self.x.double() if self.x.is_floating_point() else self.x
+        return replace(self, x=x, shared=self.shared.double(), own=self.own.double())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self.shared.dtype
 
 
 Found = dict[str, Tensor]
@@ -98,7 +104,7 @@ class Verification:
             if found is not None:
                 return f"samples are not known to be treated alone ({found})"
         if self._reference is not None:
-            if exact is not engine or trial.x.dtype != torch.float64:
+            if exact is not engine or trial.dtype != torch.float64:
                 double = exact(copy.deepcopy(self.model).double(), self.loss)
                 if found := self._difference(_passes(double, trial.double()), self._reference, None):
                     return found
@@ -132,7 +138,7 @@ class Verification:
     @cached_property
     def _reference(self) -> Found | None:
         """Of `loop` in float64; None where the model itself does not take it."""
-        if self.trial.x.dtype == torch.float64:
+        if self.trial.dtype == torch.float64:
             return self._rounded
         try:
             loop = LoopEngine(copy.deepcopy(self.model).double(), self.loss)
@@ -178,16 +184,16 @@ class Verification:
     def _compare_loop_with_plain_pytorch(self) -> None:
         """One worker's gradient at the model's own parameters, from the user's object itself."""
         x, y = self.trial.x[:1], self.trial.y[:1]
-        dtype = str(x.dtype).removeprefix("torch.")
-        with refused(f"model: cannot be trained in {dtype} on {x.device.type}"):
+        dtype = self.trial.dtype
+        with refused(f"model: cannot be trained in {str(dtype).removeprefix('torch.')} on {x.device.type}"):
             plain = _plain_gradient(self.model, self.loss, x[0], y[0])
-            found = torch.full((1, self.layout.size), torch.nan, dtype=x.dtype, device=x.device)
             own = _flat(trained_parameters(self.model), self.layout)
-            self.loop.per_worker(own, x, y, found, x.new_empty(1, self.statistics.size))
+            found = own.new_full((1, self.layout.size), torch.nan)
+            self.loop.per_worker(own, x, y, found, own.new_empty(1, self.statistics.size))
         if not plain.isfinite().all():
             return  # the run ends as diverged
-        is_tf32 = x.is_cuda and x.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-        precision = 2.0**-10 if is_tf32 else torch.finfo(x.dtype).eps
+        is_tf32 = x.is_cuda and dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+        precision = 2.0**-10 if is_tf32 else torch.finfo(dtype).eps
         for name, ours, theirs in zip(self.layout.names, *(t.split(self.layout.sizes) for t in (found[0], plain))):
             if not (ours - theirs).norm() <= precision**0.5 * (theirs.norm() + _OF_ALL * plain.norm()):
                 raise UserError(
@@ -239,7 +245,7 @@ def _passes(engine: Engine, trial: Trial, everything: bool = True) -> Found:
     x, y, num = trial.x, trial.y, len(trial.x)
     found: Found = {}
     for name, parameters in (("shared", trial.shared), ("own", trial.own)):
-        gradients, statistics = _blank(x, num, engine.layout), _blank(x, num, engine.statistics)
+        gradients, statistics = _blank(trial.shared, num, engine.layout), _blank(trial.shared, num, engine.statistics)
         found[f"loss at {name} parameters"] = engine.per_worker(parameters, x, y, gradients, statistics)
         found[f"gradient at {name} parameters"], found[f"statistics at {name} parameters"] = gradients, statistics
     if engine.can_factor(x):
@@ -251,7 +257,7 @@ def _passes(engine: Engine, trial: Trial, everything: bool = True) -> Found:
         found["loss at own parameters, by row"], gradients = by_row
         found["gradient at own parameters, by row"] = gradients.dense()
     if everything:
-        total, statistics = _blank(x, 1, engine.layout), _blank(x, num, engine.statistics)
+        total, statistics = _blank(trial.shared, 1, engine.layout), _blank(trial.shared, num, engine.statistics)
         found["loss at shared parameters, with the sum"] = engine.total(trial.shared, x, y, total[0], statistics)
         found["gradient, summed"], found["statistics at shared parameters, with the sum"] = total, statistics
     return found

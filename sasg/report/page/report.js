@@ -12,8 +12,9 @@ const element = (tag, text, attributes = {}) => {
   Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
   return made;
 };
-const OBJECTIVES = { objective: "f(w)", objective_error: "f(w) - f*", gradient_norm: "norm of the gradient" };
-const isMetric = (name) => name.startsWith("top") || name in OBJECTIVES;
+// What should fall, unlike accuracies.
+const FALLING = { loss: "validation loss", objective: "f(w)", objective_error: "f(w) - f*", gradient_norm: "norm of the gradient" };
+const isMetric = (name) => name.startsWith("top") || name in FALLING;
 const percent = (share, digits = 2) => (share == null ? "" : `${(100 * share).toFixed(digits)} %`);
 const grouped = (number) => (number == null ? "" : number.toLocaleString("en"));
 
@@ -106,7 +107,7 @@ function overSeeds(series, x, y) {
 function traces(series, x, y) {
   const points = overSeeds(series, x, y);
   const color = tone(series.color);
-  const show = y === "training_loss" ? (value) => value.toPrecision(4) : percent;
+  const show = y.startsWith("top") ? percent : (value) => value.toPrecision(4);
   const n = series.runs.length;
   const words = points.map((p) => {
     const range = n > 1 ? `<br>${show(p.low)} – ${show(p.high)} over ${n} seeds` : "<br>1 seed";
@@ -154,7 +155,7 @@ function drawCurves() {
   const points = shown.flatMap((one) => overSeeds(one, x, y));
   const ys = points.map((p) => p.y).sort((a, b) => a - b);
   let range;
-  const isLog = y === "training_loss" || y in OBJECTIVES;
+  const isLog = y === "training_loss" || y in FALLING;
   if (!isLog && ys.length) {
     const low = Math.min(ys[Math.floor(ys.length * 0.08)], ...baselines.map((value) => value - 0.01));
     const high = Math.max(ys[ys.length - 1], ...baselines);
@@ -198,7 +199,7 @@ function quantities() {
   const first = view.series.flatMap((one) => one.runs)[0];
   const metrics = first ? Object.keys(DATA.runs[first].columns).filter(isMetric) : [view.metric];
   const before = $("y").value;
-  const name = (metric) => OBJECTIVES[metric] ?? `${metric.replace(/^top(\d)/, "top-$1").replace("_", ", ").replaceAll("_", " ")} test accuracy`;
+  const name = (metric) => FALLING[metric] ?? `${metric.replace(/^top(\d)/, "top-$1").replace("_", ", ").replaceAll("_", " ")} test accuracy`;
   $("y").replaceChildren(
     ...metrics.sort((a, b) => (b === view.metric) - (a === view.metric)).map((m) => new Option(name(m), m)),
     new Option("training loss", "training_loss"),
@@ -313,11 +314,11 @@ function listRuns() {
   $("runs").tBodies[0].replaceChildren(
     ...kept.map(([name, run]) => {
       const last = run.columns.iteration.length - 1;
-      const metric = run.metric ?? (run.columns.top1 ? "top1" : "objective");
+      const metric = run.metric ?? Object.keys(run.columns).find(isMetric) ?? "top1";
       const at = (column) => (last < 0 || !run.columns[column] ? null : run.columns[column][last]);
       const cells = [
         name, run.task, run.label, run.seed,
-        metric.startsWith("top") ? percent(at(metric)) : at(metric)?.toExponential(1) ?? "",
+        metric.startsWith("top") ? percent(at(metric)) : (metric === "loss" ? at(metric)?.toFixed(4) : at(metric)?.toExponential(1)) ?? "",
         grouped(at("rounds")),
         run.crossing != null ? grouped(run.crossing) : !run.has_baseline ? "no baseline" : run.ended ? "not reached" : "",
         percent(run.skipped, 1), run.device, run.status,
@@ -368,12 +369,14 @@ function drawRun(run, [accuracy, loss, trigger, heat], plots) {
   const line = (name, color, dash = "solid") => ({
     x: epochs, y: run.columns[name], name: name.replace("_", " "), mode: "lines", line: { color: tone(color), dash, width: 2 },
   });
-  const metrics = Object.keys(run.columns).filter(isMetric);
+  const found = Object.keys(run.columns).filter(isMetric);
+  const falls = found[0] in FALLING;
+  const metrics = found.filter((m) => m in FALLING === falls);
   const colors = ["#D55E00", "#0072B2", "#009E73", "#CC79A7"];
   const legend = { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" } };
   plots.append(accuracy, loss, ...(run.columns.threshold ? [trigger] : []), ...(run.uploads ? [heat] : []));
-  draw(accuracy, metrics.map((m, i) => line(m, colors[i % 4])), layout("epoch", metrics[0] in OBJECTIVES ? "objective" : "test accuracy", { ...legend,
-    yaxis: metrics[0] in OBJECTIVES ? logAxis(metrics.flatMap((m) => run.columns[m])) : { tickformat: ".4~%" } }));
+  draw(accuracy, metrics.map((m, i) => line(m, colors[i % 4])), layout("epoch", !falls ? "test accuracy" : found[0] === "loss" ? FALLING.loss : "objective", { ...legend,
+    yaxis: falls ? logAxis(metrics.flatMap((m) => run.columns[m])) : { tickformat: ".4~%" } }));
   draw(loss, [line("training_loss", "#0072B2")], layout("epoch", "training loss", { yaxis: logAxis(run.columns.training_loss) }));
   if (run.columns.threshold) {
     const lines = [line("threshold", "#D55E00"), line("difference_mean", "#0072B2"), line("difference_max", "#0072B2", "dot"),
