@@ -1,5 +1,6 @@
 """Payloads as bytes on the wire: the values (or their code), then side scalars, then the positions as int32."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,42 +76,62 @@ class WireFormat:
             out[end + self.side_bytes : self.num_bytes].copy_(_bytes(indices.to(torch.int32)))
 
     def blank(self, data: Tensor) -> None:
-        """Mark where a message of the right length ends, so that `unpack` can tell if it was another."""
-        data[self.num_bytes - 4 : self.num_bytes + 4].fill_(_UNWRITTEN)
+        """Mark in `data` [..., bytes] where messages of the right length end, so that `unpack` can tell others."""
+        data[..., self._end].fill_(_UNWRITTEN)
 
-    def unpack(self, data: Tensor, sender: str, device: torch.device) -> Payload:
-        """The payload [1, k] in `data`, sharing its memory where it can. ClusterError if it is damaged.
+    @property
+    def _end(self) -> slice:
+        """A message's last four bytes, and four behind it."""
+        return slice(max(0, self.num_bytes - 4), self.num_bytes + 4)
 
-        `data` was marked by `blank`; it may be longer than a payload, to see messages that are too long. What is not
-        in the message (a length, positions that every process knows) is not in the payload.
+    def unpack(self, data: Tensor, senders: Sequence[str], device: torch.device) -> Payload:
+        """The payloads [n, k] in the rows of `data` [n, bytes], sharing its memory where they can.
+
+        ClusterError, with its sender's name, if one is damaged. Rows were marked by `blank`; they may be longer than a
+        payload, to see messages that are too long. What is not in a message (a length, positions that every process
+        knows) is not in the payload.
         """
-        unwritten = data[self.num_bytes - 4 : self.num_bytes + 4] == _UNWRITTEN
-        if self.num_bytes and (bool(unwritten[:4].all()) or not bool(unwritten[4:].all())):
+        unwritten = data[:, self._end].cpu().numpy() == _UNWRITTEN
+        wrong = ~unwritten[:, min(4, self.num_bytes) :].all(1)
+        if self.num_bytes >= 4:
+            wrong |= unwritten[:, :4].all(1)
+        if self.num_bytes and wrong.any():
+            sender = senders[int(wrong.argmax())]
             raise ClusterError(
                 f"{sender} sent a payload of the wrong length (not {self.num_bytes} bytes); it is refused"
             )
         values, side, indices = self.parts(data, device)
         if indices is not None and self.k:
-            lowest, highest = (int(bound) for bound in indices.aminmax())
-            if lowest < 0 or highest >= self.size:
-                found, last = lowest if lowest < 0 else highest, self.size - 1
-                raise ClusterError(f"{sender} sent a payload with index {found}, outside 0..{last}; it is refused")
-        values, side, indices = (None if part is None else part.unsqueeze(0) for part in (values, side, indices))
-        return Payload(values, indices, self.segments, code=self.code, side=side)
+            self._check_range(indices, senders)
+        return Payload(values, indices, self.segments, code=self.code, side=side, in_range=True)
+
+    def _check_range(self, indices: Tensor, senders: Sequence[str]) -> None:
+        lowest, highest = torch.stack(indices.aminmax()).tolist()
+        if lowest >= 0 and highest < self.size:
+            return
+        for sender, row in zip(senders, indices.tolist(), strict=True):
+            if outside := [index for index in (min(row), max(row)) if not 0 <= index < self.size]:
+                last = self.size - 1
+                raise ClusterError(f"{sender} sent a payload with index {outside[0]}, outside 0..{last}; it is refused")
 
     def parts(self, data: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Values [k], side scalars and positions [k] (int64) in `data`, each None if it is not sent."""
+        """Values [..., k], side scalars and positions [..., k] (int64) in `data` [..., bytes]; None if not sent."""
         values = side = indices = None
         end = self.value_bytes
         if self.num_side:
-            side = _typed(data[end : end + self.side_bytes], self.side_dtype).to(device)
+            side = _typed(data[..., end : end + self.side_bytes], self.side_dtype).to(device)
         if self.code is not None:
-            values = self.code.decode(data[:end].to(device), self.k, side, self.dtype)
+            values = self._decoded(data[..., :end].to(device), side)
         elif self.dtype is not None:
-            values = _typed(data[:end], self.dtype).to(device)
+            values = _typed(data[..., :end], self.dtype).to(device)
         if self.size is not None:
-            indices = _typed(data[end + self.side_bytes : self.num_bytes], torch.int32).to(device, torch.int64)
+            indices = _typed(data[..., end + self.side_bytes : self.num_bytes], torch.int32).to(device, torch.int64)
         return values, side, indices
+
+    def _decoded(self, data: Tensor, side: Tensor) -> Tensor:
+        if data.dim() == 1:
+            return self.code.decode(data, self.k, side, self.dtype)
+        return torch.stack([self._decoded(row, scalars) for row, scalars in zip(data, side, strict=True)])
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -119,6 +140,6 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 def _typed(data: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes as numbers, in place where they lie well for that."""
-    if data.storage_offset() % dtype.itemsize:
-        data = data.clone()
+    if any(places % dtype.itemsize for places in (data.storage_offset(), *data.stride()[:-1])):
+        data = data.clone(memory_format=torch.contiguous_format)
     return data.view(dtype)
