@@ -35,7 +35,7 @@ help:
 	@echo "make reproduce-lasg    LASG's four rules beside SGD, LAG and local SGD on MNIST by class (10 minutes)"
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
 	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
-	@echo "make distributed       SASG on ten processes of this machine; TASKS=mnist chooses the task"
+	@echo "make distributed       SASG on processes of this machine; TASKS=mnist chooses the task"
 	@echo "make reproduce         all of the paper's training runs and figures (a GPU's work)"
 	@echo "make reproduce-figures the figures of results/figures, from the runs that there are"
 	@echo "make report            results/report.html: everything that was run, to look at in a browser"

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from experiments.pool import Job, Pool, total_seconds
 from experiments.several import duration
+from sasg.cluster.factory import choose_processes
 from sasg.report.runs import Entry
 from sasg.training.progress import metric_text
 
@@ -34,10 +35,15 @@ def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
         )
     if jobs:
         total = duration(total_seconds(jobs, slots))
-        in_one = any(job.config.cluster.kind == "distributed" for job in jobs)
-        measured = ", as measured in one process without messages" if in_one else ""
+        spread = [job for job in jobs if job.config.cluster.kind == "distributed"]
+        measured = ", as measured in one process without messages" if spread else ""
         text.append(f"  {len(jobs)} of {len(entries)} runs to do, {slots} at a time: about {total}{measured}")
+        text += sorted({f"  each in {choice}" for job in spread if (choice := _choice(job))})
     return "\n".join(text)
+
+
+def _choice(job: Job) -> str | None:
+    return choose_processes(job.config.cluster, job.folder.identity["device"], job.config.threads)[1]
 
 
 def _state(job: Job | None) -> str:

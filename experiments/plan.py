@@ -1,7 +1,6 @@
 """From a study's configurations to what must still be run, where, and for how long."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from dataclasses import replace
 from experiments.gpus import visible_gpus
 from experiments.pool import Job, total_seconds
 from experiments.several import duration
+from sasg.cluster.factory import num_cores
 from sasg.config import Config
 from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset
@@ -52,8 +52,7 @@ def num_slots(jobs: Sequence[Job]) -> int:
     if _on_gpu(jobs):
         return max(1, min(len(visible_gpus()), len(jobs)))
     threads = max((job.config.threads for job in jobs), default=1)
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(num_cores // threads, len(jobs)))
+    return max(1, min(num_cores() // threads, len(jobs)))
 
 
 def gpus_for(jobs: Sequence[Job], slots: int) -> list[str]:

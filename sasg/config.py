@@ -101,9 +101,9 @@ class ClusterConfig:
 
     kind: Literal["simulated", "distributed"] = "simulated"
     workers: int = 10
-    processes: int | None = None  # that workers are spread over; as many as workers, or as torchrun was told to start
+    processes: int | None = None  # that workers are spread over; None: one per GPU or core, or as torchrun starts
     backend: Literal["auto", "gloo", "nccl"] = "auto"  # nccl: one GPU per process; gloo: any, staged through the host
-    reception: Literal["serial", "parallel"] = "serial"  # the server takes uploads one at a time, or all at once
+    reception: Literal["auto", "serial", "parallel"] = "auto"  # uploads one at a time, or together; auto: by memory
     wire: Literal["plain", "packed"] = "plain"  # positions as int32, or in the shortest code, upload by upload
     timeout_s: float = 120.0  # a process that is silent for longer ends the run, once iterations have begun
     port: int | None = None  # of the rendezvous; a free one

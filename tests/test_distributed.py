@@ -18,10 +18,11 @@ import pytest
 import torch
 from ranks import WORKERS, configuration, run_ranks
 
-from sasg.cluster import stopwatch
+from sasg.cluster import factory, stopwatch
+from sasg.cluster import launch as launching
 from sasg.cluster.distributed import spread_workers
 from sasg.cluster.factory import open_cluster
-from sasg.config import Config
+from sasg.config import ClusterConfig, Config
 from sasg.problem.problem import load_dataset
 from sasg.training import run as training
 from sasg.training.run import run
@@ -216,3 +217,48 @@ def test_workers_are_spread_evenly(workers, processes):
     assert [m for ranks in held for m in ranks] == list(range(workers))
     assert max(map(len, held)) - min(map(len, held)) <= 1
     assert all(a.stop == b.start for a, b in pairwise(held))
+
+
+@pytest.mark.parametrize(
+    ("processes", "device", "threads", "num", "told"),
+    [
+        (None, "cuda", 1, 4, "4 processes on this machine, one for each GPU, with 2 or 3 workers in each"),
+        (None, "cpu", 1, 10, "10 processes on this machine, one for each worker, with 1 worker in each"),
+        (None, "cpu", 4, 5, "5 processes on this machine, one for each 4 cores, with 2 workers in each"),
+        (None, "cpu", 40, 1, "1 process on this machine, one for each 40 cores, with 10 workers in each"),
+        (3, "cuda", 1, 3, None),
+    ],
+)
+def test_the_number_of_processes_follows_the_machine(monkeypatch, processes, device, threads, num, told):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(factory, "num_cores", lambda: 20)
+    chosen = factory.choose_processes(ClusterConfig("distributed", 10, processes), device, threads)
+    assert chosen == (num, told and f"{told} (cluster.processes sets another number)")
+
+
+@pytest.mark.parametrize(("num", "threads", "policy"), [(2, 1, None), (3, 1, "PASSIVE"), (1, 3, "PASSIVE")])
+def test_threads_do_not_wait_in_a_loop_where_others_need_the_core(monkeypatch, tmp_path, num, threads, policy):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(launching, "num_cores", lambda: 2)
+    config = replace(configuration("sgd"), threads=threads)
+    assert launching._settings(config, num, tmp_path).get("OMP_WAIT_POLICY") == policy
+
+
+def test_the_launcher_starts_what_it_chose_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(factory, "num_cores", lambda: 3)
+    started = []
+
+    def agent_of(settings, program):
+        def agent(*words):
+            started.append(settings.nproc_per_node)
+            Path(words[-1]).with_name("summary.json").write_text("{}")
+
+        return agent
+
+    monkeypatch.setattr(launching, "elastic_launch", agent_of)
+    config = configuration("lasg", cluster={"kind": "distributed"}, runs_dir=str(tmp_path))
+    launching.launch(config)
+    assert "3 processes on this machine, one for each core, with 3 or 4 workers in each" in capsys.readouterr().err
+    launching.launch(replace(config, cluster=replace(config.cluster, processes=5)))
+    assert capsys.readouterr().err == ""
+    assert started == [3, 5]

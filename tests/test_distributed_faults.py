@@ -186,15 +186,50 @@ def test_the_server_names_who_does_not_take_a_broadcast(size, names):
     assert isinstance(server, ClusterError) and str(server).startswith(f"{names} was silent for 0.25 s")
 
 
-def test_an_honest_exchange_applies_all_payloads():
-    assert run_ranks(3, exchange, three(), "") == ["applied 5", "applied 0", "applied 0"]
+@pytest.mark.parametrize(("reception", "num_arrivals"), [("serial", 5), ("parallel", 2), ("auto", 2)])
+def test_an_honest_exchange_applies_all_payloads(reception, num_arrivals):
+    """Its own workers' at once, the others' one by one or together."""
+    server, *others = run_ranks(3, exchange, three(reception=reception), "")
+    assert server == f"applied {num_arrivals}"
+    assert others == ["applied 0"] * 2
+
+
+class Gaps:
+    """An exchange in which some of six workers send, as the server got it."""
+
+    SENT = (True, False, True, False, True, True)
+
+    def run(self, config: ClusterConfig) -> list[tuple[int, list[float], list[int]]]:
+        with open_cluster(config, torch.device("cpu")) as cluster:
+            held = torch.tensor(cluster.workers)
+            values, indices = held.unsqueeze(1) + torch.tensor([0.25, 0.5]), held.unsqueeze(1) + torch.tensor([0, 10])
+            arrived = []
+
+            def server(arriving):
+                for uploads in arriving:
+                    payload, sent = uploads.payload, uploads.sent
+                    for row, worker in enumerate(range(cluster.num_workers)[uploads.workers]):
+                        if sent is None or sent[row]:
+                            arrived.append((worker, payload.values[row].tolist(), payload.indices[row].tolist()))
+                return torch.ones(100)
+
+            payload = Payload(values, indices, (Segment(100, 2),))
+            cluster.exchange(payload, torch.tensor(self.SENT)[held], server)
+            return arrived
+
+
+@pytest.mark.parametrize("reception", ["serial", "auto"])
+def test_uploads_with_gaps_between_their_workers_are_told_apart(reception):
+    arrived = run_ranks(3, Gaps().run, three(reception=reception))[0]
+    senders = [worker for worker, sends in enumerate(Gaps.SENT) if sends]
+    assert arrived == [(m, [m + 0.25, m + 0.5], [m, m + 10]) for m in senders]
 
 
 def test_a_not_a_number_is_no_sign_of_a_short_message():
     form = WireFormat(k=3, dtype=torch.float32, size=None)
     data = torch.empty(form.num_bytes, dtype=torch.uint8)
     form.pack(torch.tensor([1.0, 2.0, torch.nan]), None, data)
-    assert form.unpack(data, "a rank", torch.device("cpu")).values[0, 2].isnan()
+    assert form.unpack(data.unsqueeze(0), ["a rank"], torch.device("cpu")).values[0, 2].isnan()
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 8])
@@ -204,7 +239,7 @@ def test_codes_whose_bytes_are_all_ones_are_no_sign_of_a_short_message(k):
     data = torch.empty(2 * form.num_bytes, dtype=torch.uint8)
     form.blank(data)
     form.pack(-levels[-1:].expand(k), None, data, levels)
-    payload = form.unpack(data, "a rank", torch.device("cpu"))
+    payload = form.unpack(data.unsqueeze(0), ["a rank"], torch.device("cpu"))
     assert form.num_bytes == (3 * k + 7) // 8 + 4 * 8
     assert torch.equal(payload.values, torch.full((1, k), -3.0, dtype=torch.float64))
     assert torch.equal(payload.side, levels.unsqueeze(0))

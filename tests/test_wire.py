@@ -30,7 +30,7 @@ def sent_over(payload: Payload, row: int, wire: str) -> tuple[WireFormat, Payloa
     form.blank(data)
     values, indices = (None if x is None else x[row, : form.k] for x in (payload.values, payload.indices))
     form.pack(values, indices, data, None if payload.side is None else payload.side[row])
-    return form, form.unpack(data, "a rank", CPU), total + form.num_bytes
+    return form, form.unpack(data.unsqueeze(0), ["a rank"], CPU), total + form.num_bytes
 
 
 def counted_bytes(payload: Payload, row: int, code: str) -> int:
@@ -240,7 +240,7 @@ def test_bytes_that_are_damaged_never_give_a_position_outside(code):
         hit = draw.integers(0, length, 1 + damage % 3)
         data[hit] = torch.from_numpy(draw.integers(0, 256, len(hit), dtype=np.uint8))
         try:
-            arrived = form.unpack(data, "a rank", CPU).indices
+            arrived = form.unpack(data.unsqueeze(0), ["a rank"], CPU).indices
         except ClusterError as error:
             assert "outside 0..1049" in str(error)
             refused += 1

@@ -21,6 +21,30 @@ def needs_launch(config: ClusterConfig) -> bool:
     return config.kind == "distributed" and "RANK" not in os.environ
 
 
+def choose_processes(config: ClusterConfig, device_type: str, threads: int) -> tuple[int, str | None]:
+    """How many processes of this machine the workers are spread over, and the choice in a line for people.
+
+    As many as `config` says, and no line; else one for each GPU ("cuda"), or for each core ("cpu"; for each `threads`
+    of them), up to one for each worker: more would take turns.
+    """
+    if config.processes is not None:
+        return config.processes, None
+    if device_type == "cuda":
+        most, unit = torch.cuda.device_count(), "GPU"
+    else:
+        most, unit = max(1, num_cores() // threads), "core" if threads == 1 else f"{threads} cores"
+    num, why = (config.workers, "worker") if config.workers <= most else (most, unit)
+    held = sorted({len(workers) for workers in spread_workers(config.workers, num)})
+    share = f"{' or '.join(map(str, held))} {'worker' if held == [1] else 'workers'} in each"
+    started = f"{num} {'process' if num == 1 else 'processes'} on this machine, one for each {why}"
+    return num, f"{started}, with {share} (cluster.processes sets another number)"
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def open_cluster(config: ClusterConfig, device: torch.device) -> Iterator[Cluster]:
     """The cluster of a configuration, on this process's `device`. UserError if this process does not fit it.

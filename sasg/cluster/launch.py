@@ -20,10 +20,11 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from sasg.cluster.distributed import spread_workers
-from sasg.cluster.factory import check_processes
+from sasg.cluster.factory import check_processes, choose_processes, num_cores
 from sasg.cluster.transport import rank_name
 from sasg.config import Config
 from sasg.errors import ClusterError, UserError
+from sasg.lifetime import LastingStream
 
 _REPORTS, _LAUNCHER = "SASG_REPORTS", "SASG_LAUNCHER"  # the folder for launched processes' reports; who launched them
 _STRAGGLER_SECONDS, _STRAGGLERS = 5, "stragglers-were-killed"
@@ -35,15 +36,17 @@ def launch(config: Config) -> dict[str, Any]:
     UserError, ClusterError: what went wrong, in one line, whichever process found it. KeyboardInterrupt: a signal
     stopped the processes before the run began.
     """
-    num_processes = config.cluster.processes or config.cluster.workers
-    has_gpu = config.device != "cpu" and torch.cuda.is_available()
-    check_processes(config.cluster, num_processes, num_processes, "cuda" if has_gpu else "cpu")
+    device_type = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    num_processes, choice = choose_processes(config.cluster, device_type, config.threads)
+    check_processes(config.cluster, num_processes, num_processes, device_type)
     port = _free(config.cluster.port) if config.cluster.port else 0
     with tempfile.TemporaryDirectory(prefix="sasg-launch-") as folder:
         reports = Path(folder)
         (reports / "config.json").write_text(json.dumps(config.as_dict()))
+        if choice is not None:
+            print(choice, file=LastingStream(sys.stderr), flush=True)
         try:
-            with _environment(_settings(config, reports)), _ending_stragglers(reports):
+            with _environment(_settings(config, num_processes, reports)), _ending_stragglers(reports):
                 agent = elastic_launch(_agent_settings(num_processes, port, reports / "agent"), sys.executable)
                 agent("-m", "sasg", str(reports / "config.json"))
         except SignalException:
@@ -103,11 +106,13 @@ def _agent_settings(num_processes: int, port: int, folder: Path) -> LaunchConfig
     )
 
 
-def _settings(config: Config, reports: Path) -> dict[str, str]:
+def _settings(config: Config, num_processes: int, reports: Path) -> dict[str, str]:
+    crowded = num_processes * config.threads > num_cores()  # threads that wait in a loop keep others from working
     return {
         _REPORTS: str(reports),
         _LAUNCHER: str(os.getpid()),
         "OMP_NUM_THREADS": str(config.threads),
+        **({"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")} if crowded else {}),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),  # one machine: its name need not resolve
     }

@@ -4,10 +4,12 @@ The plain wire sends positions as int32; the packed one in the shortest of the c
 upload. Values are the same on both. What is received is what was sent, to the bit and in the same order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ from sasg.errors import ClusterError, UserError
 Wire = Literal["plain", "packed"]
 
 # What a message is not: eight bytes that no code makes but by a chance of 2^-64. Shorter messages are not looked at.
-_UNWRITTEN = (0x9E, 0x37, 0x79, 0xB9, 0x7F, 0x4A, 0x7C, 0x15)
+_UNWRITTEN = np.array((0x9E, 0x37, 0x79, 0xB9, 0x7F, 0x4A, 0x7C, 0x15), dtype=np.uint8)
+_NUM_MARKS = len(_UNWRITTEN)
 
 
 @dataclass(frozen=True)
@@ -161,62 +164,76 @@ class WireFormat:
             out[end + self.side_bytes : self.num_bytes].copy_(positions)
 
     def blank(self, data: Tensor) -> None:
-        """Mark where a message of the right length ends, so that `unpack` can tell if it was another."""
-        for where in (self._last_bytes, self._next_bytes):
-            data[where].copy_(_unwritten(data[where]))
-
-    @property
-    def _last_bytes(self) -> slice:
+        """Mark in `data` [..., bytes] where messages of the right length end, so that `unpack` can tell others."""
         end = self.num_bytes
-        return slice(end - len(_UNWRITTEN), end) if end >= len(_UNWRITTEN) else slice(0)
+        for where in (slice(end - _NUM_MARKS, end) if end >= _NUM_MARKS else slice(0), slice(end, end + _NUM_MARKS)):
+            marked = data[..., where]
+            marked.copy_(_marks(data.device)[: marked.shape[-1]])
 
-    @property
-    def _next_bytes(self) -> slice:
-        return slice(self.num_bytes, self.num_bytes + len(_UNWRITTEN))
+    def unpack(self, data: Tensor, senders: Sequence[str], device: torch.device) -> Payload:
+        """The payloads [n, k] in the rows of `data` [n, bytes], sharing its memory where they can.
 
-    def unpack(self, data: Tensor, sender: str, device: torch.device) -> Payload:
-        """The payload [1, k] in `data`, sharing its memory where it can. ClusterError if it is damaged.
-
-        `data` was marked by `blank`; it may be longer than a payload, to see messages that are too long. What is not
-        in the message (a length, positions that every process knows) is not in the payload.
+        ClusterError, with its sender's name, if one is damaged. Rows were marked by `blank`; they may be longer than a
+        payload, to see messages that are too long. What is not in a message (a length, positions that every process
+        knows) is not in the payload.
         """
-        last, after = data[self._last_bytes], data[self._next_bytes]
-        if (len(last) and torch.equal(last, _unwritten(last))) or not torch.equal(after, _unwritten(after)):
+        end = self.num_bytes
+        around = data[:, max(0, end - _NUM_MARKS) : end + _NUM_MARKS].cpu().numpy()
+        last, after = np.split(around, [min(end, _NUM_MARKS)], axis=1)
+        wrong = (after != _UNWRITTEN[: after.shape[1]]).any(1)
+        if end >= _NUM_MARKS:
+            wrong |= (last == _UNWRITTEN).all(1)
+        if end and wrong.any():
+            sender = senders[int(wrong.argmax())]
             raise ClusterError(
                 f"{sender} sent a payload of the wrong length (not {self.num_bytes} bytes); it is refused"
             )
         values, side, indices = self.parts(data, device)
         if indices is not None and self.k:
-            lowest, highest = (int(bound) for bound in indices.aminmax())
-            if lowest < 0 or highest >= self.size:
-                found, last = lowest if lowest < 0 else highest, self.size - 1
-                raise ClusterError(f"{sender} sent a payload with index {found}, outside 0..{last}; it is refused")
-        values, side, indices = (None if part is None else part.unsqueeze(0) for part in (values, side, indices))
-        return Payload(values, indices, self.segments, code=self.code, side=side)
+            self._check_range(indices, senders)
+        return Payload(values, indices, self.segments, code=self.code, side=side, in_range=True)
+
+    def _check_range(self, indices: Tensor, senders: Sequence[str]) -> None:
+        lowest, highest = torch.stack(indices.aminmax()).tolist()
+        if lowest >= 0 and highest < self.size:
+            return
+        for sender, row in zip(senders, indices.tolist(), strict=True):
+            if outside := [index for index in (min(row), max(row)) if not 0 <= index < self.size]:
+                last = self.size - 1
+                raise ClusterError(f"{sender} sent a payload with index {outside[0]}, outside 0..{last}; it is refused")
 
     def parts(self, data: Tensor, device: torch.device) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Values [k], side scalars and positions [k] (int64) in `data`, each None if it is not sent."""
+        """Values [..., k], side scalars and positions [..., k] (int64) in `data` [..., bytes]; None if not sent."""
         values = side = indices = None
         end = self.value_bytes
         if self.num_side:
-            side = _typed(data[end : end + self.side_bytes], self.side_dtype).to(device)
+            side = _typed(data[..., end : end + self.side_bytes], self.side_dtype).to(device)
         if self.code is not None:
-            values = self.code.decode(data[:end].to(device), self.k, side, self.dtype)
+            values = self._decoded(data[..., :end].to(device), side)
         elif self.dtype is not None:
-            values = _typed(data[:end], self.dtype).to(device)
+            values = _typed(data[..., :end], self.dtype).to(device)
         if self.size is not None:
-            positions = data[end + self.side_bytes : self.num_bytes].to(device)
-            indices = decode_positions(self.position_code, positions, self.k, self._coded)
+            positions = data[..., end + self.side_bytes : self.num_bytes].to(device)
+            indices = self._positions(positions)
         return values, side, indices
+
+    def _decoded(self, data: Tensor, side: Tensor | None) -> Tensor:
+        if data.dim() == 1:
+            return self.code.decode(data, self.k, side, self.dtype)
+        sides = [None] * len(data) if side is None else side
+        return torch.stack([self._decoded(row, scalars) for row, scalars in zip(data, sides, strict=True)])
+
+    def _positions(self, data: Tensor) -> Tensor:
+        if self.position_code == "int32":
+            return _typed(data, torch.int32).long()
+        if data.dim() == 1:
+            return decode_positions(self.position_code, data, self.k, self._coded)
+        return torch.stack([self._positions(row) for row in data])
 
 
 @cache
-def _mark(device: torch.device) -> Tensor:
-    return torch.tensor(_UNWRITTEN, dtype=torch.uint8, device=device)
-
-
-def _unwritten(data: Tensor) -> Tensor:
-    return _mark(data.device)[: len(data)]
+def _marks(device: torch.device) -> Tensor:
+    return torch.from_numpy(_UNWRITTEN).to(device)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -225,6 +242,6 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 def _typed(data: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes as numbers, in place where they lie well for that."""
-    if data.storage_offset() % dtype.itemsize:
-        data = data.clone()
+    if any(places % dtype.itemsize for places in (data.storage_offset(), *data.stride()[:-1])):
+        data = data.clone(memory_format=torch.contiguous_format)
     return data.view(dtype)
