@@ -185,21 +185,35 @@ class Verification:
         """One worker's gradient at the model's own parameters, from the user's object itself."""
         x, y = self.trial.x[:1], self.trial.y[:1]
         dtype = self.trial.dtype
-        with refused(f"model: cannot be trained in {str(dtype).removeprefix('torch.')} on {x.device.type}"):
+        trains = f"model: cannot be trained in {str(dtype).removeprefix('torch.')} on {x.device.type}"
+        with refused(trains), _whole_precision():
             plain = _plain_gradient(self.model, self.loss, x[0], y[0])
             own = _flat(trained_parameters(self.model), self.layout)
             found = own.new_full((1, self.layout.size), torch.nan)
             self.loop.per_worker(own, x, y, found, own.new_empty(1, self.statistics.size))
         if not plain.isfinite().all():
             return  # the run ends as diverged
-        is_tf32 = x.is_cuda and dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-        precision = 2.0**-10 if is_tf32 else torch.finfo(dtype).eps
+        precision = torch.finfo(dtype).eps
         for name, ours, theirs in zip(self.layout.names, *(t.split(self.layout.sizes) for t in (found[0], plain))):
             if not (ours - theirs).norm() <= precision**0.5 * (theirs.norm() + _OF_ALL * plain.norm()):
                 raise UserError(
                     f"model: a copy of it has another gradient of {name} than the model itself (a reference to the "
                     "model that is kept outside of it, or a hook?); leave that out"
                 )
+
+
+@contextmanager
+def _whole_precision() -> Iterator[None]:
+    """Without TF32, whose noise a deep net can amplify beyond what tells two models apart."""
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [kind.allow_tf32 for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.allow_tf32 = False
+        yield
+    finally:
+        for kind, allowed in zip(kinds, before, strict=True):
+            kind.allow_tf32 = allowed
 
 
 def _points(model: nn.Module, num_workers: int) -> tuple[Tensor, Tensor]:
