@@ -15,10 +15,10 @@ from sasg.gradients import Oracle
 from sasg.parts import build
 
 _DENSE_SGD = {
-    "trigger": {"kind": "sasg.algorithms.triggers.Always"},
-    "compressor": {"kind": "sasg.algorithms.compressors.Identity"},
-    "feedback": {"kind": "sasg.algorithms.feedback.NoFeedback"},
-    "aggregation": {"kind": "sasg.algorithms.aggregation.SumOfUploads"},
+    "trigger": {"kind": "always"},
+    "compressor": {"kind": "identity"},
+    "feedback": {"kind": "no_feedback"},
+    "aggregation": {"kind": "sum_of_uploads"},
     "reduction": "mean",
 }
 
