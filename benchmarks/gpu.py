@@ -21,36 +21,31 @@ from sasg.problem.models import resnet18
 from sasg.training.run import prepare_torch
 from sasg.training.trainer import Trainer
 
-LAZY = {"kind": "sasg.algorithms.triggers.Lazy", "max_delay": 10}
-ALWAYS = {"kind": "sasg.algorithms.triggers.Always"}
-TOP_K = {"kind": "sasg.algorithms.compressors.TopK", "density": 0.01}
-IDENTITY = {"kind": "sasg.algorithms.compressors.Identity"}
-MEMORY = {"kind": "sasg.algorithms.feedback.ErrorMemory"}
-NO_MEMORY = {"kind": "sasg.algorithms.feedback.NoFeedback"}
-LATEST = {"kind": "sasg.algorithms.aggregation.SumOfLatest"}
-UPLOADS = {"kind": "sasg.algorithms.aggregation.SumOfUploads"}
+LAZY = {"kind": "lazy", "max_delay": 10}
+ALWAYS = {"kind": "always"}
+TOP_K = {"kind": "top_k", "density": 0.01}
+IDENTITY = {"kind": "identity"}
+MEMORY = {"kind": "error_memory"}
+NO_MEMORY = {"kind": "no_feedback"}
+LATEST = {"kind": "sum_of_latest"}
+UPLOADS = {"kind": "sum_of_uploads"}
 METHODS = {
     "sgd": (ALWAYS, IDENTITY, NO_MEMORY, UPLOADS),
     "sparse": (ALWAYS, TOP_K, MEMORY, UPLOADS),
     "lasg": (LAZY, IDENTITY, NO_MEMORY, LATEST),
     "sasg": (LAZY, TOP_K, MEMORY, LATEST),
 }
-VOTE = "sasg.algorithms.votes."
-GROUPS = {"kind": "sasg.algorithms.quantisers.LogUniformGroups"}
+GROUPS = {"kind": "log_uniform_groups"}
 VOTES = {  # majority voting: its vote, its quantiser
-    "majority_vote": ({"kind": VOTE + "TopKVote"}, None),
-    "majority_vote_random": ({"kind": VOTE + "RandomVote"}, None),
-    "majority_vote_add_drop": ({"kind": VOTE + "AddDropVote"}, None),
-    "majority_vote_quantised": ({"kind": VOTE + "AddDropVote"}, GROUPS),
+    "majority_vote": ({"kind": "top_k_vote"}, None),
+    "majority_vote_random": ({"kind": "random_vote"}, None),
+    "majority_vote_add_drop": ({"kind": "add_drop_vote"}, None),
+    "majority_vote_quantised": ({"kind": "add_drop_vote"}, GROUPS),
 }
-REFERENCE = {
-    "name": "reference", "reduction": "sum", "window": "D-1", "first_uploads": "D", "delay_counter": "reference",
-    "threshold_step_size": "late", "top_k_scope": "tensor", "batchnorm": "sequential",
-}  # fmt: skip
 BLOCK = 20  # iterations timed in a row
 TASKS = {
-    "cifar10": {"model": {"kind": "sasg.problem.models.resnet18"}, "step_size": 0.01, "alpha": 1.0},
-    "mnist": {"model": {"kind": "sasg.problem.models.fc"}, "step_size": 0.005, "alpha": 0.5},
+    "cifar10": {"model": {"kind": "resnet18"}, "step_size": 0.01, "alpha": 1.0},
+    "mnist": {"model": {"kind": "fc"}, "step_size": 0.005, "alpha": 0.5},
 }
 
 
@@ -59,7 +54,7 @@ def configuration(task: str, method: str, **options) -> Config:
     if method in VOTES:
         vote, quantiser = VOTES[method]
         algorithm = {
-            "name": method, "kind": "sasg.algorithms.majority_vote.MajorityVote", "density": 0.01, "vote": vote,
+            "name": method, "kind": "majority_vote", "density": 0.01, "vote": vote,
             "quantiser": quantiser, "warmup_epochs": options.pop("warmup_epochs", 0),
         }  # fmt: skip
     else:
@@ -67,14 +62,14 @@ def configuration(task: str, method: str, **options) -> Config:
         if trigger is LAZY:
             trigger = {**LAZY, "alpha": options.pop("alpha", of_task["alpha"])}
         algorithm = {
-            "name": method, "kind": "sasg.algorithms.composed.Composed", "trigger": trigger, "compressor": compressor,
+            "name": method, "kind": "composed", "trigger": trigger, "compressor": compressor,
             "feedback": feedback, "aggregation": aggregation,
         }  # fmt: skip
     workers = options.pop("workers", 10)
     return from_dict({
-        "task": {"name": task, "batch_size": 10, "step_size": of_task["step_size"]}, "preset": REFERENCE,
+        "task": {"name": task, "batch_size": 10, "step_size": of_task["step_size"]},
         "dataset": {"kind": task},
-        "shards": {"kind": "sasg.problem.shards.iid"}, "model": of_task["model"], "algorithm": algorithm, "epochs": 100,
+        "shards": {"kind": "iid"}, "model": of_task["model"], "algorithm": algorithm, "epochs": 100,
         "cluster": {"workers": workers}, **options,
     })  # fmt: skip
 

@@ -67,8 +67,10 @@ def measure(method: str, options: argparse.Namespace) -> tuple[float, float, flo
     workers = config.cluster.workers
     trainer = Trainer(config, dataset, SimulatedCluster(workers, torch.device("cpu")), torch.float32)
     model = build_model(config, dataset).train()
-    alpha = config.algorithm["trigger"].get("alpha", 0.0)
-    loop = PublishedLoop(model, method, workers, config.task.step_size, alpha, config.task.max_delay)
+    rule = config.algorithm["trigger"]  # of SGD and Sparse: none
+    loop = PublishedLoop(
+        model, method, workers, config.task.step_size, rule.get("alpha", 0.0), rule.get("max_delay", 10)
+    )
     seconds = {"suite": 0.0, "published": 0.0}
     for block in range(options.skip // 20 + options.blocks):
         if block == options.skip // 20:

@@ -1,6 +1,6 @@
 """From where on do two runs differ? Say, one that was repeated, or the same on a CPU and on a GPU.
 
-    sasg compare results/runs/mnist-sasg-s1-5028ab9c results/runs/mnist-sasg-s1-d0ffa332
+    sasg compare results/runs/mnist-sasg-s1-b011dc90 results/runs/mnist-sasg-s1-37d9b912
 
 Exit code 0: metrics and upload decisions are equal bit for bit. 1: they differ.
 In a checkout that is not installed: scripts/compare.py.

@@ -25,6 +25,10 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and we
 os.environ.setdefault("SASG_CONF", os.path.join(os.getcwd(), "conf"))  # for conf/train.yaml
 
 
+_CONSTANTS = ("max_delay", "alpha", "xi")
+"""Keys of a task that the files of conf/algorithm take their methods' options from, as they do from a preset."""
+
+
 class RunNotFinished(Exception):
     """A run in another process ended with this exit code, and has told why."""
 
@@ -50,6 +54,9 @@ def composed(values: omegaconf.DictConfig) -> tuple[Config, str | None]:
         plain["tracker"] = None
     for key in APPEARANCE:  # no part of a run: the files of conf/algorithm say it to those who draw
         plain["algorithm"].pop(key, None)
+    for key in _CONSTANTS:  # nor these: what a method took from them is among its options
+        plain["task"].pop(key, None)
+    plain["preset"] = plain["preset"]["name"]
     return from_dict(plain), write
 
 

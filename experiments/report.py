@@ -69,7 +69,7 @@ def _suite(runs_dir: Path) -> list[Part]:
     parts = [_study(study, runs_dir) for study in (*_FIRST, *others)]
     parts.append(Part("Table III", [], [html.table3(MEASURED)]))
     known = {entry.run.path.name for part in parts for entry in part.entries if entry.run}
-    there = entries_in([runs_dir]) if any(runs_dir.glob("*/config.yaml")) else []
+    there = entries_in([runs_dir]) if any(runs_dir.glob("*/config.json")) else []
     if rest := [entry for entry in there if not entry.run or entry.run.path.name not in known]:
         parts.append(_runs("other runs", rest))
     return parts

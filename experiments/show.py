@@ -27,11 +27,11 @@ def main() -> int:
 
 
 def _found(name: str, runs_dir: Path) -> list[Path]:
-    if name and (Path(name) / "config.yaml").is_file():
+    if name and (Path(name) / "config.json").is_file():
         return [Path(name)]
     if name and Path(name).is_dir():
         name, runs_dir = "", Path(name)
-    found = sorted(path.parent for path in runs_dir.glob("*/config.yaml") if name in path.parent.name)
+    found = sorted(path.parent for path in runs_dir.glob("*/config.json") if name in path.parent.name)
     if not found:
         raise UserError(f"{name or runs_dir}: no such run in {runs_dir}; give its folder, or --runs-dir DIR")
     return found
@@ -61,7 +61,7 @@ def _results(summary: dict[str, Any]) -> list[str]:
 
 
 def _told(path: Path) -> str:
-    summary, identity = _read(path / "summary.json"), _read(path / "config.yaml")
+    summary, identity = _read(path / "summary.json"), _read(path / "config.json")
     sections = [
         (str(path), [("status", _status(summary)), *_outline(summary)]),
         ("settings", list(_flat({key: value for key, value in identity.items() if key not in _APART}))),

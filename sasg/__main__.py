@@ -1,7 +1,7 @@
-"""python -m sasg CONFIG.json: one run from a composed configuration (or from a run's config.yaml).
+"""python -m sasg CONFIG.json: one run from a composed configuration (or from a run's config.json).
 
     python -m sasg config.json
-    python -m sasg results/runs/NAME/config.yaml --into again     # a finished run once more, compared with the first
+    python -m sasg results/runs/NAME/config.json --into again     # a finished run once more, compared with the first
 
 Exit code 0: finished. 1: diverged, failed, or (--into) not the same again. 2: something to mend, said in one line. 3:
 stopped by budget or signal; the same command goes on.
@@ -63,7 +63,7 @@ def run_config(config: Config) -> int:
 
 
 def _repeat(path: Path, into: str) -> int:
-    """Repeat the finished run that a config.yaml is of, and say where the two differ first."""
+    """Repeat the finished run that a config.json is of, and say where the two differ first."""
     if "RANK" in os.environ:
         raise UserError("--into: is given without torchrun; the processes that the run had are started")
     try:

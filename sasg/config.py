@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sasg.errors import UserError
-from sasg.parts import coerce
+from sasg.parts import coerce, resolved, without_defaults
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,6 @@ class Task:
     cosine_factor: float | None = None  # instead of decay_epochs: falls as a cosine to this share in the last epoch
     batches_per_epoch: int | None = None  # mini-batches of an epoch, redrawn for each; null: a pass over the shard
     baseline: Baseline | None = None
-    max_delay: int = 10  # D; larger lets workers stay silent longer
-    alpha: dict = field(default_factory=lambda: {"default": 1.0})  # alpha_d * gamma of rule (6), by method
-    xi: dict | None = None  # of GD-SEC's threshold, by method
 
     def __post_init__(self):
         if self.batch_size != "full":
@@ -76,23 +73,6 @@ class Task:
             _at_least("task.batches_per_epoch", self.batches_per_epoch, 1)
         if any(epoch < 1 for epoch in self.decay_epochs):
             raise UserError(f"task.decay_epochs={list(self.decay_epochs)}: epochs are counted from 0; give 1 or more")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The switches at which the published code and the paper's formulas differ (spec: see docs of each).
-
-    `reference` (conf/preset/reference.yaml) is what produced the published numbers, `paper` the formulas.
-    """
-
-    name: str
-    reduction: Literal["sum", "mean"]  # the server sums the updates, or averages them at step size M * gamma
-    window: Literal["D-1", "D"]  # how many past differences rule (6) adds up
-    first_uploads: Literal["D", "1"]  # for how many first iterations every worker uploads
-    delay_counter: Literal["reference", "paper"]  # see algorithms.triggers.Lazy
-    threshold_step_size: Literal["late", "current"]  # the threshold follows the schedule one epoch late, or at once
-    top_k_scope: Literal["tensor", "vector"]  # the K largest of each tensor, or of the whole vector
-    batchnorm: Literal["sequential", "mean"]  # running statistics: M updates per iteration, or one by the mean
 
 
 @dataclass(frozen=True)
@@ -152,19 +132,32 @@ UNHASHED = (
 )
 """What does not change the numbers."""
 
+LABELS = ("preset",)
+"""What a run's folder says for its readers alone: written, but not hashed."""
+
+PARTS = {
+    "dataset": ("root", "download", "file", "test_file"),
+    "shards": ("labels", "sources", "num_workers", "seed"),
+    "model": ("image_shape", "num_classes", "context", "num_characters"),
+    "algorithm": (),
+    "objective": (),
+}
+"""The parts that change the numbers, and what the program calls each with besides its options."""
+
 
 @dataclass(frozen=True)
 class Config:
     """Everything that one run needs. `identity` is the part of it that changes the numbers."""
 
     task: Task
-    preset: Preset
     dataset: dict
     shards: dict
     model: dict
     algorithm: dict
     epochs: int
     objective: dict | None = None  # what is minimised; None: cross entropy, judged by accuracies
+    preset: str | None = None  # the name of the preset that it was composed with, for tables
+    batchnorm: Literal["sequential", "mean"] = "sequential"  # running statistics: M updates an iteration, or their mean
     seed: int = 1
     draws: Literal["counter", "published"] = "counter"  # of weights, shards and epochs' orders; see problem.draws
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -216,8 +209,9 @@ class Config:
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
     def identity(self, data_sha256: str, device_type: str) -> dict[str, Any]:
-        """What changes the numbers, as plain data: it is hashed, and written to config.yaml."""
+        """What changes the numbers, as plain data, nothing left to defaults: config.json, whose hash is the name."""
         known = {key: value for key, value in asdict(self).items() if key not in UNHASHED}
+        known |= {key: resolved(known[key], given) for key, given in PARTS.items()}
         known["cluster"] = {"workers": self.cluster.workers}
         return json.loads(json.dumps({**known, "device": device_type, "data_sha256": data_sha256}))
 
@@ -236,11 +230,17 @@ class Config:
 
 
 def digest(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of an identity, in which fields at their default do not count.
+    """SHA-256 of what is hashed of an identity."""
+    return hashlib.sha256(json.dumps(hashed(identity), sort_keys=True).encode()).hexdigest()
+
+
+def hashed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity without its labels and without what is at its default, in parts too.
 
     So an option that is added later leaves the names of older runs as they are.
     """
-    return hashlib.sha256(json.dumps(_without_defaults(Config, identity), sort_keys=True).encode()).hexdigest()
+    kept = _without_defaults(Config, {key: value for key, value in identity.items() if key not in LABELS})
+    return {key: without_defaults(value) if key in PARTS else value for key, value in kept.items()}
 
 
 def _without_defaults(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def load(path: Path) -> Config:
-    """A configuration from a JSON file (a run's config.yaml is one too)."""
+    """A configuration from a JSON file (a run's config.json is one too)."""
     try:
         values = json.loads(Path(path).read_text())
     except OSError as error:

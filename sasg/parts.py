@@ -1,18 +1,21 @@
-"""Parts named in a configuration: `kind: package.module.Name` and the options it is called with.
+"""Parts named in a configuration: `kind: top_k`, or `kind: package.module.Name`, and the options it is called with.
 
-There is no registry. A part is any callable that Python can import, so a new method, data set or model is
-one file and one YAML, inside this package or outside it.
+The suite's own have the short names of sasg/builtin.py. Any other callable that Python can import is a part too,
+with nothing to register: a new method, data set or model is one file and one YAML.
 """
 
+import contextlib
 import difflib
 import importlib
 import inspect
+import json
 import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from sasg.builtin import BUILT_IN
 from sasg.errors import CodeError, UserError
 from sasg.origins import fault_of_user, is_users, place_of, shortened
 
@@ -53,15 +56,14 @@ def takes(spec: Mapping[str, Any], argument: str) -> bool:
 def resolve(where: str, spec: Mapping[str, Any], given: Collection[str]) -> tuple[Callable, dict[str, Any]]:
     """The callable that `spec` names and its checked options; `given` are the names of the program's own arguments."""
     if not isinstance(spec, Mapping) or "kind" not in spec:
-        raise UserError(f"{where}: needs a mapping with a `kind`, the dotted path of a Python class or function")
-    options = {key: value for key, value in spec.items() if key not in ("kind", "name")}
+        raise UserError(f"{where}: needs a mapping with a `kind`, the name of a Python class or function")
+    options = {key: value for key, value in spec.items() if key != "kind"}
     part = _import(where, spec["kind"])
     if inspect.isabstract(part):
         lacking = ", ".join(sorted(part.__abstractmethods__))
         raise CodeError(f"{place_of(part)}: {part.__name__} lacks {lacking} ({where}.kind={spec['kind']})")
     parameters = inspect.signature(part).parameters
-    called = part if inspect.isfunction(part) else part.__init__ if inspect.isclass(part) else part.__call__
-    hints = _hints(where, spec["kind"], called)
+    hints = _hints(where, spec["kind"], _called(part))
     free = [name for name in parameters if name not in given]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         if unasked := [name for name in given if name not in parameters]:
@@ -78,16 +80,89 @@ def resolve(where: str, spec: Mapping[str, Any], given: Collection[str]) -> tupl
     return part, {key: coerce(f"{where}.{key}", value, hints.get(key, Any)) for key, value in options.items()}
 
 
-def _import(where: str, path: Any) -> Callable:
-    module, _, name = str(path).rpartition(".")
-    if not module:
-        raise UserError(f"{where}.kind={path}: not a dotted path (package.module.Name)")
-    part = getattr(_module(f"{where}.kind={path}", module), name, None)
+def resolved(spec: Any, given: Collection[str] = ()) -> Any:
+    """A part's mapping with all its options, those at their default too, and as their types say; parts in it as well.
+
+    given: the names of the program's own arguments, which are no options. A default that is no plain data is left
+    out. What cannot be imported or read stays as it is: `build` tells what is wrong with it.
+    """
+    if isinstance(spec, (tuple, list)):
+        return [resolved(item, given) for item in spec]
+    if (part := _part_of(spec)) is None:
+        return spec
+    parameters, hints = part
+    options = {**spec, **{k: v for k, v in _defaults(parameters).items() if k not in spec and k not in given}}
+    return {
+        key: resolved(_coerced(value, hints.get(key, Any)), {*given, *parameters}) for key, value in options.items()
+    }
+
+
+def without_defaults(spec: Any) -> Any:
+    """A resolved part's mapping without the options that are at their default; parts in it as well."""
+    if isinstance(spec, (tuple, list)):
+        return [without_defaults(item) for item in spec]
+    if (part := _part_of(spec)) is None:
+        return spec
+    defaults = {key: without_defaults(value) for key, value in _defaults(part[0]).items()}
+    options = {key: without_defaults(value) for key, value in spec.items()}
+    return {key: value for key, value in options.items() if key not in defaults or value != defaults[key]}
+
+
+def _part_of(spec: Any) -> tuple[Mapping[str, inspect.Parameter], dict[str, Any]] | None:
+    """Parameters and type hints of the part that `spec` names; None where there is none that can be read."""
+    if not isinstance(spec, Mapping) or "kind" not in spec:
+        return None
+    try:
+        part = _import("", spec["kind"])
+        return inspect.signature(part).parameters, _hints("", spec["kind"], _called(part))
+    except (UserError, TypeError, ValueError):
+        return None
+
+
+def _defaults(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Those that are plain data, as JSON has them."""
+    found = {}
+    for key, p in parameters.items():
+        with contextlib.suppress(TypeError, ValueError):  # of json.dumps
+            found[key] = json.loads(json.dumps(p.default))
+    return found
+
+
+def _coerced(value: Any, hint: Any) -> Any:
+    try:
+        return coerce("", value, hint)
+    except UserError:
+        return value
+
+
+def _import(where: str, kind: Any) -> Callable:
+    path = BUILT_IN.get(kind) or _outside(where, str(kind))
+    module, _, name = path.rpartition(".")
+    part = getattr(_module(f"{where}.kind={kind}", module), name, None)
     if part is None:
-        raise UserError(f"{where}.kind={path}: cannot be imported ({_without(module, name)})")
+        raise UserError(f"{where}.kind={kind}: cannot be imported ({_without(module, name)})")
     if not callable(part):
-        raise UserError(f"{where}.kind={path}: not a class or function")
+        raise UserError(f"{where}.kind={kind}: not a class or function")
     return part
+
+
+def _outside(where: str, kind: str) -> str:
+    """The dotted path of a part that is not the suite's own. UserError: it is none, or of the suite."""
+    module, _, last = kind.rpartition(".")
+    if module and module.partition(".")[0] != "sasg":
+        return kind
+    same = [name for name, path in BUILT_IN.items() if path.rpartition(".")[2] == last]
+    alike = same or difflib.get_close_matches(last.lower(), BUILT_IN, 2)
+    hint = f"did you mean {' or '.join(alike)}? " if alike else ""
+    raise UserError(
+        f"{where}.kind={kind}: no part of the suite is called so; {hint}"
+        "A part of your own is named by its dotted path (package.module.Name)"
+    )
+
+
+def _called(part: Callable) -> Any:
+    """What of a part has its parameters' annotations."""
+    return part if inspect.isfunction(part) else part.__init__ if inspect.isclass(part) else part.__call__
 
 
 def _module(where: str, module: str) -> types.ModuleType:
@@ -150,6 +225,8 @@ def _coerce_union(where: str, value: Any, arguments: tuple) -> Any:
     if value is None and type(None) in arguments:
         return None
     for argument in arguments:
+        if argument is type(None):
+            continue
         try:
             return coerce(where, value, argument)
         except UserError as error:

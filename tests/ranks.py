@@ -22,37 +22,26 @@ def configuration(method: str, **changes: Any) -> Config:
     """A method on the digits in float64, with rules that skip, upload and force within 50 iterations."""
     lazy, sparse = method in ("lasg", "sasg", "sasg_paper"), method in ("sparse", "sasg", "sasg_paper")
     paper = method == "sasg_paper"
-    part = "sasg.algorithms."
-    always, latest = {"kind": part + "triggers.Always"}, {"kind": part + "aggregation.SumOfLatest"}
-    rule = {"kind": part + "triggers.Lazy", "max_delay": 2, "alpha": ALPHA.get(method, 1.0)}
+    always, latest = {"kind": "always"}, {"kind": "sum_of_latest"}
+    rule = {"kind": "lazy", "max_delay": 2, "alpha": ALPHA.get(method, 1.0)}
     if paper:
         rule |= {"window": "D", "first_uploads": "1", "delay_counter": "paper", "threshold_step_size": "current"}
-    top_k = {"kind": part + "compressors.TopK", "density": 0.05, "scope": "vector" if paper else "tensor"}
+    top_k = {"kind": "top_k", "density": 0.05, "scope": "vector" if paper else "tensor"}
     if method == "local_sgd":
-        local = {"name": method, "kind": part + "local_sgd.LocalSGD", "local_steps": 3}
+        local = {"name": method, "kind": "local_sgd", "local_steps": 3}
         changes = {"algorithm": local, "epochs": 6, **changes}
     values = {
         "task": {"name": "digits", "batch_size": 5, "step_size": 0.02, "decay_epochs": [1]},
-        "preset": {
-            "name": "reference",
-            "reduction": "mean" if paper else "sum",
-            "window": "D-1",
-            "first_uploads": "D",
-            "delay_counter": "reference",
-            "threshold_step_size": "late",
-            "top_k_scope": "tensor",
-            "batchnorm": "sequential",
-        },
-        "dataset": {"kind": "sasg.problem.datasets.digits", "mean": [0.3052], "std": [0.3759]},
-        "shards": {"kind": "sasg.problem.shards.iid"},
-        "model": {"kind": "sasg.problem.models.fc", "hidden": [32]},
+        "dataset": {"kind": "digits", "mean": [0.3052], "std": [0.3759]},
+        "shards": {"kind": "iid"},
+        "model": {"kind": "fc", "hidden": [32]},
         "algorithm": {
             "name": method,
-            "kind": part + "composed.Composed",
+            "kind": "composed",
             "trigger": rule if lazy else always,
-            "compressor": top_k if sparse else {"kind": part + "compressors.Identity"},
-            "feedback": {"kind": part + ("feedback.ErrorMemory" if sparse else "feedback.NoFeedback")},
-            "aggregation": latest if lazy else {"kind": part + "aggregation.SumOfUploads"},
+            "compressor": top_k if sparse else {"kind": "identity"},
+            "feedback": {"kind": "error_memory" if sparse else "no_feedback"},
+            "aggregation": latest if lazy else {"kind": "sum_of_uploads"},
             "reduction": "mean" if paper else "sum",
         },
         "epochs": 3,

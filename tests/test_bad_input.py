@@ -98,7 +98,9 @@ WRONG_VALUES = [
     ("algorithm.name", "../sasg", "'../sasg'", "letters"),
     ("algorithm.name", "", "''", "letters"),
     ("algorithm", {"kind": "x.Y"}, "algorithm", "name"),
-    ("preset.window", "D-2", "preset.window=D-2", "D-1, D"),
+    ("batchnorm", "median", "batchnorm=median", "sequential, mean"),
+    ("preset", {"name": "paper", "window": "D"}, "preset={'name': 'paper', 'window': 'D'}", "type str"),
+    ("task.max_delay", 20, "task.max_delay", "unknown key"),
     ("cluster.workers", 0, "cluster.workers=0", "at least 1"),
     ("cluster.kind", "cloud", "cluster.kind=cloud", "simulated, distributed"),
 ]
@@ -118,11 +120,12 @@ def test_missing_keys():
 
 
 PARTS = [
-    (["algorithm.kind=Composed"], "algorithm.kind=Composed", "dotted path"),
-    (["algorithm.kind=sasg.algorithms.composed.Compose"], "algorithm.kind=", "cannot be imported", "Compose"),
+    (["algorithm.kind=composde"], "algorithm.kind=composde", "did you mean composed?", "dotted path"),
+    (["algorithm.kind=composed"], "algorithm.kind=", "did you mean composed?"),
+    (["algorithm.kind=tests.test_bad_input.no_datset"], "algorithm.kind=", "cannot be imported", "mean no_dataset?"),
     (["algorithm.kind=nowhere.Method"], "algorithm.kind=nowhere.Method", "cannot be imported", "PYTHONPATH"),
     (["~algorithm.kind"], "algorithm", "kind"),
-    (["algorithm.kind=sasg.algorithms.triggers.Always", "algorithm=composed"], "algorithm", "unknown option 'trigger'"),
+    (["algorithm.kind=always", "algorithm=composed"], "algorithm", "unknown option 'trigger'"),
     (["+algorithm.momentum=0.9"], "algorithm", "unknown option 'momentum'", "trigger"),
     (["+algorithm.compressor.levels=4"], "algorithm.compressor", "unknown option 'levels'", "density, scope"),
     (["~algorithm.compressor.density"], "algorithm.compressor", "needs the option 'density'"),
@@ -131,19 +134,21 @@ PARTS = [
     (["algorithm.compressor.density=little"], "algorithm.compressor.density='little'", "float"),
     (["algorithm.compressor.scope=layer"], "algorithm.compressor.scope=layer", "tensor, vector"),
     (["task.max_delay=0"], "max_delay=0", "at least 1"),
+    (["preset.window=D-2"], "algorithm.trigger.window=D-2", "D-1, D"),
+    (["+model.name=small"], "model", "unknown option 'name'"),
     (["task.alpha.default=-1"], "alpha=-1", "negative"),
     (["task.alpha.default=nan"], "alpha=nan", "negative"),
-    (["algorithm.trigger.kind=sasg.algorithms.triggers.Always"], "algorithm.trigger", "unknown option 'max_delay'"),
+    (["algorithm.trigger.kind=always"], "algorithm.trigger", "unknown option 'max_delay'"),
     (
-        ["algorithm=composed", "algorithm.trigger.kind=sasg.algorithms.compressors.Identity"],
+        ["algorithm=composed", "algorithm.trigger.kind=identity"],
         "algorithm.trigger.kind",
         "must give a Trigger",
     ),
-    (["algorithm=composed", "algorithm.feedback.kind=sasg.algorithms.feedback.ErrorMemory"], "algorithm", "NoFeedback"),
-    (["dataset.kind=sasg.problem.datasets.mnits"], "dataset.kind", "cannot be imported", "mnits"),
+    (["algorithm=composed", "algorithm.feedback.kind=error_memory"], "algorithm", "NoFeedback"),
+    (["dataset.kind=mnits"], "dataset.kind=mnits", "did you mean mnist"),
     (["+dataset.colour=1"], "dataset", "unknown option 'colour'", "mean"),
     (["dataset.mean=0.5"], "dataset.mean=0.5", "list"),
-    (["dataset.kind=sasg.problem.models.fc"], "dataset.kind=sasg.problem.models.fc", "root, download"),
+    (["dataset.kind=fc"], "dataset.kind=fc", "root, download"),
     (["dataset.kind=tests.test_bad_input.no_dataset"], "dataset.kind", "must give a Dataset"),
     (["model.hidden=512"], "model.hidden=512", "list"),
     (["+model.depth=3"], "model", "unknown option 'depth'", "hidden"),
@@ -263,13 +268,13 @@ class TestFolder:
 
     @pytest.mark.parametrize("text", ["{", "[]", "7", '{"task": 1}', ""])
     def test_damaged_config(self, stopped, text):
-        (stopped / "config.yaml").write_text(text)
-        self.refused(stopped, "config.yaml", "damaged or of another configuration")
+        (stopped / "config.json").write_text(text)
+        self.refused(stopped, "config.json", "damaged or of another configuration")
 
     def test_config_of_another_run(self, stopped):
-        values = json.loads((stopped / "config.yaml").read_text())
-        (stopped / "config.yaml").write_text(json.dumps({**values, "seed": 2}))
-        self.refused(stopped, "config.yaml", "another configuration")
+        values = json.loads((stopped / "config.json").read_text())
+        (stopped / "config.json").write_text(json.dumps({**values, "seed": 2}))
+        self.refused(stopped, "config.json", "another configuration")
 
     def test_checkpoint_of_another_run(self, stopped, tmp_path):
         other = Path(run(tiny(tmp_path / "runs", "budget=0s", "seed=2"))["folder"])

@@ -149,7 +149,7 @@ class TestCommand:
 
     def test_a_file_that_holds_and_one_that_does_not(self, said, tmp_path):
         text = "defaults:\n  - composed\nname: mine\ncompressor:\n  kind: {}\n"
-        (tmp_path / "good.yaml").write_text(text.format("sasg.algorithms.compressors.Identity"))
+        (tmp_path / "good.yaml").write_text(text.format("identity"))
         (tmp_path / "bad.yaml").write_text(text.format("broken_methods.HiddenState"))
         small = ("max_iterations=4", "cluster.workers=2")
         code, out, _ = said("good.yaml", *small)

@@ -35,12 +35,12 @@ methods: [sparse, mine]
 seeds: [1]
 reference: mine
 report:
-  - kind: sasg.report.tables.crossing
+  - kind: crossing
     file: table
-  - kind: sasg.report.figures.accuracy
+  - kind: accuracy
     file: figure
 """
-LINK = "# My line.\nkind: sasg.cluster.links.Link\nup_bits_per_second: 1000.0\n"
+LINK = "# My line.\nkind: link\nup_bits_per_second: 1000.0\n"
 
 
 @pytest.fixture

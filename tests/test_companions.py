@@ -338,7 +338,7 @@ def test_every_entry_is_drawn_equally_often(density):
 # -- servers --------------------------------------------------------------------------------------
 
 WIDE = ("precision=fp64", "model.hidden=[8]", "cluster.workers=4", "+task.decay_epochs=[1]")
-MOMENTUM = "algorithm.optimiser.kind=sasg.algorithms.optimisers.Momentum"
+MOMENTUM = "algorithm.optimiser.kind=momentum"
 TORCH = {
     "heavy ball": (("sgd_momentum", "scale=1.0"), torch.optim.SGD, {"momentum": 0.9}),
     "Nesterov": (
@@ -415,8 +415,8 @@ def error_after(iterations: int, *words: str) -> float:
 
 
 LEVELS = "algorithm.compressor.num_levels=2"
-QUANTISES = "+algorithm.compressor={kind:sasg.algorithms.qsgd.QSGD,num_levels:2}"
-FORGETS = "+algorithm.feedback={kind:sasg.algorithms.feedback.NoFeedback}"
+QUANTISES = "+algorithm.compressor={kind:qsgd,num_levels:2}"
+FORGETS = "+algorithm.feedback={kind:no_feedback}"
 EXACT = {  # and what stays away from the minimum with the same compressor
     "ef21": (
         ("algorithm=ef21", "algorithm.compressor.density=0.3"),
@@ -470,7 +470,7 @@ def test_a_majority_is_told_in_one_bit_an_entry():
         (("sign_majority", "algorithm.scaled=uploads"), "MajoritySign needs scaled=update"),
         (("sign_majority", "algorithm.aggregation.scale=0.0"), "scale=0.0: must be positive"),
         (
-            ("sign_majority", "+algorithm.optimiser={kind:sasg.algorithms.optimisers.Momentum}"),
+            ("sign_majority", "+algorithm.optimiser={kind:momentum}"),
             "MajoritySign gives no sum of gradients",
         ),
         (("signum", "algorithm.feedback.momentum=1.0"), "momentum=1.0: must be in [0, 1)"),
@@ -479,7 +479,7 @@ def test_a_majority_is_told_in_one_bit_an_entry():
         (("sgd_adam", "algorithm.optimiser.beta2=1.0"), "beta2=1.0: must be in [0, 1)"),
         (("ef21", "algorithm.aggregation.rate=0.5"), "GradientEstimate and SumOfEstimates must keep the same estimate"),
         (
-            ("composed", "algorithm.feedback.kind=sasg.algorithms.estimates.GradientEstimate"),
+            ("composed", "algorithm.feedback.kind=gradient_estimate"),
             "GradientEstimate and SumOfUploads must keep the same estimate",
         ),
         (("ef21", "algorithm.feedback.weight=0.0"), "weight=0.0: must be in (0, 1]"),

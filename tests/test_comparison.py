@@ -24,7 +24,7 @@ from sasg.report.writing import write_part
 from sasg.training.run_folder import RunFolder, read_uploads
 from tests import small_runs
 
-DEVICES = {"kind": "sasg.report.comparison.table", "file": "devices"}
+DEVICES = {"kind": "devices", "file": "devices"}
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "compare.py"
 
 
@@ -117,9 +117,9 @@ def test_unequal_lengths_are_told_and_defaults_are_not(pair, monkeypatch, capsys
     uploads = read_uploads(pair[1].path / "uploads.npz")[:50]
     RunFolder(pair[1].path, pair[1].identity).write_uploads(uploads)
     change(pair[1], 37, 3, 20, "training_loss", 1.01)
-    identity = json.loads((pair[1].path / "config.yaml").read_text())
+    identity = json.loads((pair[1].path / "config.json").read_text())
     del identity["task"]["warmup_epochs"]  # as before there was such a setting
-    (pair[1].path / "config.yaml").write_text(json.dumps(identity))
+    (pair[1].path / "config.json").write_text(json.dumps(identity))
     code, out, _ = say(monkeypatch, capsys, *(run.path for run in pair))
     assert code == 1 and out.startswith("iterations: 60 | 50; compared are those that both have\n")
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_compared(pair, made, monkeypatch, capsys):
     assert code == 2 and "must be the folder of one run" in err
     identity = json.loads(json.dumps(pair[1].identity))
     identity["task"]["name"] = "other"
-    (pair[1].path / "config.yaml").write_text(json.dumps(identity))
+    (pair[1].path / "config.json").write_text(json.dumps(identity))
     code, _, err = say(monkeypatch, capsys, *(run.path for run in pair))
     assert code == 2 and "other tasks" in err and err.count("\n") == 1
 
@@ -157,7 +157,7 @@ class TestDevices:
             identity = entry.run.identity | {"device": "cuda"}
             path = runs_dir / entry.config.run_name(identity)
             shutil.copytree(entry.run.path, path)
-            (path / "config.yaml").write_text(json.dumps(identity))
+            (path / "config.json").write_text(json.dumps(identity))
             if entry.method == "sasg":
                 change(Run(path, identity, {}), 41, 0, 10, "training_loss", 1.5)
         return [replace(config, runs_dir=str(runs_dir), device="auto") for config in made[1]]
@@ -198,7 +198,7 @@ def test_a_task_without_a_baseline_says_so():
 
 def test_everything_up_to_the_baseline_is_counted(made, tmp_path):
     entries = look_up([*made[1], *small_runs.grid(made[0], ["lasg"], [1])])
-    write_part("report", {"kind": "sasg.report.tables.links", "file": "links"}, entries, tmp_path)
+    write_part("report", {"kind": "links", "file": "links"}, entries, tmp_path)
     with open(tmp_path / "links.csv") as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     crossing = next(entry.run for entry in entries if entry.method == "sasg").summary["crossing"]
@@ -226,7 +226,7 @@ def test_skips_are_told_by_source(tmp_path):
     summary = {"status": "finished", "final": final, "totals": {"rounds": 59}, "skipped_share": 21 / 80}
     summary |= {"device": "a processor", "versions": {"torch": "2.0"}, "data": "images"}
     missing = Entry(replace(config, algorithm={**config.algorithm, "name": "other"}), None)
-    spec = {"kind": "sasg.report.tables.sources", "file": "h", "sources": ["cifar10", "mnist"]}
+    spec = {"kind": "sources", "file": "h", "sources": ["cifar10", "mnist"]}
     write_part("report", spec, [Entry(config, Run(path, identity, summary)), missing], tmp_path)
     with open(tmp_path / "h.csv") as file:
         row, other = csv.DictReader(file)

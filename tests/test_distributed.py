@@ -104,7 +104,7 @@ def test_the_runs_skip_upload_by_threshold_and_are_forced(simulated, method):
 
 
 def test_batch_normalisation_equals_its_simulation():
-    model = {"kind": "sasg.problem.models.resnet18", "width": 4}
+    model = {"kind": "resnet18", "width": 4}
     config = configuration("sasg", model=model, cluster={"workers": 3}, evaluate_every=12)
     expected = train(config, until=12)
     assert expected["running"].abs().sum() > 0
@@ -157,7 +157,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_resumes_elsewhere(tmp_path, 
         for name, value in wanted.items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-9), name
     assert finished["cluster"]["processes"] == 2
-    assert json.loads((tmp_path / "distributed" / os.path.basename(finished["folder"]) / "config.yaml").read_text())
+    assert json.loads((tmp_path / "distributed" / os.path.basename(finished["folder"]) / "config.json").read_text())
 
 
 def run_counting_looks(config: Config) -> dict:

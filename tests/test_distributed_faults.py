@@ -529,7 +529,7 @@ def test_mistakes_of_launched_processes_are_one_line_with_exit_code_2(tmp_path):
 
 
 def test_missing_data_is_told_before_processes_start(tmp_path, monkeypatch):
-    config = replace(launched(tmp_path), dataset={"kind": "sasg.problem.datasets.mnist", "mean": [0.0], "std": [1.0]})
+    config = replace(launched(tmp_path), dataset={"kind": "mnist", "mean": [0.0], "std": [1.0]})
     monkeypatch.setattr("sasg.cluster.launch.launch", None)
     with pytest.raises(UserError, match="mnist"):
         run(from_dict({**config.as_dict(), "data": {"root": str(tmp_path), "download": False}}))

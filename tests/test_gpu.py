@@ -142,16 +142,16 @@ def test_top_k_selects_what_the_cpu_selects():
 
 
 def lazy(kind: str) -> dict:
-    return {**configuration("mnist", "lasg").algorithm, "trigger": {"kind": f"sasg.algorithms.lasg.{kind}"}}
+    return {**configuration("mnist", "lasg").algorithm, "trigger": {"kind": kind}}
 
 
 OTHERS = {
-    "local_sgd": {"kind": "sasg.algorithms.local_sgd.LocalSGD", "local_steps": 3},
-    "lasg_wk1": lazy("WK1"),
-    "lasg_wk2": lazy("WK2"),
-    "lag": lazy("LAG"),
-    "lasg_ps": {"kind": "sasg.algorithms.server_triggered.ServerTriggered", "smoothness": 5.0},
-    "lasg_pse": {"kind": "sasg.algorithms.server_triggered.ServerTriggered", "smoothness": None},
+    "local_sgd": {"kind": "local_sgd", "local_steps": 3},
+    "lasg_wk1": lazy("wk1"),
+    "lasg_wk2": lazy("wk2"),
+    "lag": lazy("lag"),
+    "lasg_ps": {"kind": "server_triggered", "smoothness": 5.0},
+    "lasg_pse": {"kind": "server_triggered", "smoothness": None},
 }
 
 

@@ -11,8 +11,8 @@ from sasg.cluster import SimulatedCluster
 from sasg.problem.problem import build_model, load_dataset
 from sasg.training.trainer import Trainer
 
-ALWAYS = "algorithm.trigger={kind:sasg.algorithms.triggers.Always}"
-LATEST = "algorithm.aggregation={kind:sasg.algorithms.aggregation.SumOfLatest}"
+ALWAYS = "algorithm.trigger={kind:always}"
+LATEST = "algorithm.aggregation={kind:sum_of_latest}"
 
 
 def trained(*overrides, iterations=40):

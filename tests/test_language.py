@@ -240,7 +240,7 @@ def test_what_does_not_fit_a_text_is_refused(play):
             build_model(replace(cfg, **changes), data)
 
     refused("depend on characters that come later", model={"kind": "tests.test_language.looks_ahead"})
-    refused("model.kind=sasg.problem.models.fc: must take context", model={"kind": "sasg.problem.models.fc"})
+    refused("model.kind=fc: must take context", model={"kind": "fc"})
     refused("play is text, and needs objective=next_character", objective=None)
     digits = config("task=digits", "objective=next_character")
     with pytest.raises(UserError, match="digits is no text, which is needed for objective=next_character"):

@@ -61,7 +61,7 @@ def test_the_runs_skip_upload_by_threshold_and_are_forced(simulated, method):
 @pytest.mark.parametrize("processes", [1, 2])
 def test_batch_statistics_of_workers_that_are_not_asked_survive(processes):
     """They enter the running ones again until the worker computes new ones, also after a checkpoint."""
-    model = {"kind": "sasg.problem.models.resnet18", "width": 4}
+    model = {"kind": "resnet18", "width": 4}
     config = replace(rule("lasg_ps"), model=model, cluster=replace(rule("lasg_ps").cluster, workers=3))
     config = replace(config, algorithm={**config.algorithm, "smoothness": [1.0, 3.0, 9.0]})
     expected = train(config, until=12)

@@ -104,7 +104,7 @@ def test_a_run_tells_its_time_on_links_and_is_the_same_run(tmp_path, capsys):
 
 def test_a_wrong_link_is_told_before_anything_starts(tmp_path):
     (config,) = small_runs.grid(tmp_path, ["sasg"], [1])
-    wrong = {"kind": "sasg.cluster.links.Link", "up_bits_per_second": -1.0}
+    wrong = {"kind": "link", "up_bits_per_second": -1.0}
     with pytest.raises(UserError, match=r"link\.up_bits_per_second=-1\.0: must be positive"):
         run_config(replace(config, link=wrong))
     assert not list(tmp_path.iterdir())

@@ -31,7 +31,7 @@ METHODS = {
         "algorithm.vote.change_density=0.02",
     ),
 }
-QUANTISED = ("algorithm.quantiser={kind:sasg.algorithms.quantisers.LogUniformGroups}",)
+QUANTISED = ("algorithm.quantiser={kind:log_uniform_groups}",)
 MODELS = {
     "fc": ("model.hidden=[8]",),
     "batchnorm": ("model.kind=suite_config.small_batchnorm", "~model.hidden", "+model.width=4"),

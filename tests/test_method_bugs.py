@@ -95,11 +95,11 @@ GIVEN = [
 
 
 @pytest.mark.parametrize(("call", "words"), [(call, words) for call, *words in GIVEN])
-@pytest.mark.parametrize("feedback", ["NoFeedback", "ErrorMemory"])
+@pytest.mark.parametrize("feedback", ["no_feedback", "error_memory"])
 def test_what_it_gave_cannot_be_worked_with(said, call, words, feedback):
-    told, path = said(source(call=call), f"algorithm.feedback.kind=sasg.algorithms.feedback.{feedback}")
+    told, path = said(source(call=call), f"algorithm.feedback.kind={feedback}")
     assert told.startswith(line_with(path, "class Mine").removesuffix(": "))
-    if feedback == "NoFeedback":
+    if feedback == "no_feedback":
         assert all(word in told for word in words), told
 
 

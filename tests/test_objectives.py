@@ -194,7 +194,7 @@ def test_data_sets(tmp_path):
         assert x[:, :-1].mean(0).abs().max() < 1e-12 and (x[:, -1] == 1).all()
         assert (x[:, :-1].std(0, correction=0) - 1).abs().max() < 1e-12
         assert torch.linalg.matrix_rank(x) == features
-    digits = {"kind": "sasg.problem.datasets.digits", "mean": [0.0], "std": [1.0]}
+    digits = {"kind": "digits", "mean": [0.0], "std": [1.0]}
     data = tabular.binary(tmp_path, False, digits, positive=(0, 1), limit=100)
     assert data.train.images.shape == (100, 1, 1, 65) and set(data.train.labels.tolist()) == {0, 1}
     for options, words in (({"positive": (11,)}, "one class"), ({"limit": 0}, "limit=0"), ({"limit": 9999}, "1437")):

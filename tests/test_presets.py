@@ -169,39 +169,33 @@ def trainer(*overrides: str) -> Trainer:
     return Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, device), dtype)
 
 
+SWITCHES = {
+    "reference": ("sum", "D-1", "D", "reference", "late", "tensor", "sequential"),
+    "paper": ("mean", "D", "1", "paper", "current", "vector", "mean"),
+}
+
+
 class TestPresets:
-    def test_reference(self):
-        assert vars(config().preset) == {
-            "name": "reference",
-            "reduction": "sum",
-            "window": "D-1",
-            "first_uploads": "D",
-            "delay_counter": "reference",
-            "threshold_step_size": "late",
-            "top_k_scope": "tensor",
-            "batchnorm": "sequential",
-        }
+    @staticmethod
+    def switches(composed: Config) -> tuple:
+        algorithm, trigger = composed.algorithm, composed.algorithm["trigger"]
+        names = ("window", "first_uploads", "delay_counter", "threshold_step_size")
+        scope = algorithm["compressor"]["scope"]
+        return (algorithm["reduction"], *(trigger[name] for name in names), scope, composed.batchnorm)
 
-    def test_paper(self):
-        assert vars(config("preset=paper").preset) == {
-            "name": "paper",
-            "reduction": "mean",
-            "window": "D",
-            "first_uploads": "1",
-            "delay_counter": "paper",
-            "threshold_step_size": "current",
-            "top_k_scope": "vector",
-            "batchnorm": "mean",
-        }
-
-    @pytest.mark.parametrize("preset", ["reference", "paper"])
-    def test_methods_take_their_switches_from_the_preset(self, preset):
+    @pytest.mark.parametrize("preset", SWITCHES)
+    def test_its_switches_are_options_of_the_parts(self, preset):
         composed = config(f"preset={preset}", "algorithm=sasg")
-        algorithm, switches = composed.algorithm, composed.preset
-        assert algorithm["reduction"] == switches.reduction
-        assert algorithm["compressor"]["scope"] == switches.top_k_scope
-        for name in ("window", "first_uploads", "delay_counter", "threshold_step_size"):
-            assert algorithm["trigger"][name] == getattr(switches, name)
+        assert self.switches(composed) == SWITCHES[preset] and composed.preset == preset
+
+    @pytest.mark.parametrize("number", range(7))
+    def test_each_can_be_set(self, number):
+        names = ("reduction", "window", "first_uploads", "delay_counter", "threshold_step_size", "top_k_scope")
+        value = SWITCHES["paper"][number]
+        word = f"preset.{(*names, 'batchnorm')[number]}={value}"
+        expected = list(SWITCHES["reference"])
+        expected[number] = value
+        assert list(map(str, self.switches(config(word, "algorithm=sasg")))) == expected
 
 
 def settings(composed: Config) -> dict:
@@ -212,9 +206,9 @@ def settings(composed: Config) -> dict:
         "batch": task.batch_size,
         "epochs": composed.epochs,
         "step_sizes": [pytest.approx(schedule(epoch)) for epoch in range(composed.epochs)],
-        "max_delay": task.max_delay,
+        "max_delay": composed.algorithm["trigger"]["max_delay"],
         "baseline": task.baseline and (task.baseline.metric, task.baseline.accuracy),
-        "model": composed.model["kind"].rpartition(".")[2],
+        "model": composed.model["kind"],
         "evaluate_every": composed.evaluate_every,
         "weight_decay": composed.weight_decay,
     }

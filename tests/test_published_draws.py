@@ -186,7 +186,7 @@ class TestDraws:
         (["algorithm=lasg_wk1"], "algorithm lasg_wk1 is none of SGD"),
         (["algorithm=local_sgd"], "algorithm local_sgd is none of SGD"),
         (["algorithm=sgd", "task.batch_size=full"], "mini-batches"),
-        (["algorithm=sgd", "shards=by_class"], "shards.kind=sasg.problem.shards.by_class"),
+        (["algorithm=sgd", "shards=by_class"], "shards.kind=by_class"),
         (["algorithm=sgd", f"seed={2**32}"], "seed=4294967296"),
         (["algorithm=sgd", "+dataset.flip=true"], "augmentation of brightness"),
     ],

@@ -110,7 +110,7 @@ class TestContents:
     def test_each_run_names_the_command_that_repeats_it(self, entries, report):
         for entry in entries[:8]:
             words = shlex.split(data_of(report)["runs"][entry.run.path.name]["command"])
-            assert words == ["python", "-m", "sasg", str(entry.run.path / "config.yaml"), "--into", "again"]
+            assert words == ["python", "-m", "sasg", str(entry.run.path / "config.json"), "--into", "again"]
 
     def test_the_same_runs_give_the_same_bytes_and_few_of_them(self, entries, report):
         html.write(PAGE, parts(entries), report.with_name("again.html"))

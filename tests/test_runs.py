@@ -38,7 +38,7 @@ TINY = (
     "max_iterations=200",
     "evaluate_every=6",
 )
-REPEATABLE = ("config.yaml", "metrics.csv", "uploads.npz")
+REPEATABLE = ("config.json", "metrics.csv", "uploads.npz")
 
 
 def tiny(runs_dir: Path, *overrides: str) -> Config:
@@ -63,7 +63,7 @@ def finished(tmp_path_factory) -> Path:
 
 class TestFiles:
     def test_names(self, finished):
-        kept = {"config.yaml", "metrics.csv", "timing.csv", "summary.json", "uploads.npz", "console.log", "lock"}
+        kept = {"config.json", "metrics.csv", "timing.csv", "summary.json", "uploads.npz", "console.log", "lock"}
         assert {path.name for path in finished.iterdir()} == kept
         assert finished.name.startswith("digits-sasg-s1-")
         assert len(finished.name.rpartition("-")[2]) == 8
@@ -105,12 +105,12 @@ class TestFiles:
         assert summary["device"] and summary["data"] == "made for tests" and "commit" in summary
 
     def test_config_repeats_the_run(self, finished):
-        found = load(finished / "config.yaml")
+        found = load(finished / "config.json")
         original = tiny(finished.parent)
         assert found.identity(found.data_sha256, found.device) == original.identity(found.data_sha256, "cpu")
         assert (
             not {"runs_dir", "data", "budget", "threads", "tracker"}
-            & json.loads((finished / "config.yaml").read_text()).keys()
+            & json.loads((finished / "config.json").read_text()).keys()
         )
 
     def test_rows_are_means_over_the_iterations_since_the_previous_one(self, finished, tmp_path):
@@ -151,7 +151,7 @@ class TestRepetition:
     def test_from_its_own_config_file(self, finished, tmp_path, monkeypatch, capsys):
         """In a folder where it was not run; where it was, it is finished already."""
         monkeypatch.chdir(tmp_path)
-        code, told, _ = say(monkeypatch, capsys, finished / "config.yaml")
+        code, told, _ = say(monkeypatch, capsys, finished / "config.json")
         assert (code, told) == (0, [f"results/runs/{finished.name}"])
         assert contents(told[0]) == contents(finished)
 
@@ -163,7 +163,7 @@ class TestRepetition:
             "folder": str(finished),
         }
         assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
-        says = f"finished already; to repeat and compare it: python -m sasg {finished}/config.yaml --into again\n"
+        says = f"finished already; to repeat and compare it: python -m sasg {finished}/config.json --into again\n"
         assert capsys.readouterr().err.endswith(says)
 
 
@@ -176,11 +176,11 @@ def say(monkeypatch, capsys, *words: object) -> tuple[int, list[str], str]:
 
 
 class TestInto:
-    """python -m sasg RUN/config.yaml --into FOLDER"""
+    """python -m sasg RUN/config.json --into FOLDER"""
 
     def test_a_run_is_repeated_and_compared(self, finished, tmp_path, monkeypatch, capsys):
         again = tmp_path / "again" / finished.name
-        words = (finished / "config.yaml", "--into", tmp_path / "again")
+        words = (finished / "config.json", "--into", tmp_path / "again")
         assert say(monkeypatch, capsys, *words)[:2] == (
             0, [str(again), "equal bit for bit: metrics and upload decisions"],
         )  # fmt: skip
@@ -199,11 +199,11 @@ class TestInto:
     def test_it_is_done_as_the_first_was(self, finished, tmp_path):
         folder = Path(shutil.copytree(finished, tmp_path / finished.name))
         summary = json.loads((folder / "summary.json").read_text())
-        assert Repetition(folder / "config.yaml", "again").config.gradients == "batched"
+        assert Repetition(folder / "config.json", "again").config.gradients == "batched"
         other = {"deterministic": True, "threads": 2, "gradients": "LoopEngine"}
         other["cluster"] = {"kind": "distributed", "processes": 3}
         (folder / "summary.json").write_text(json.dumps(summary | other))
-        found = Repetition(folder / "config.yaml", "again")
+        found = Repetition(folder / "config.json", "again")
         assert (found.config.deterministic, found.config.threads, found.config.gradients) == (True, 2, "loop")
         assert (found.config.cluster.kind, found.config.cluster.processes) == ("distributed", 3)
         assert found.folder == Path("again", folder.name)
@@ -220,11 +220,11 @@ class TestInto:
     @pytest.mark.parametrize("what", ["unfinished", "other file", "same place"])
     def test_what_cannot_be_repeated(self, finished, tmp_path, monkeypatch, capsys, what):
         folder = Path(shutil.copytree(finished, tmp_path / finished.name))
-        path, into = folder / "config.yaml", tmp_path / "again"
+        path, into = folder / "config.json", tmp_path / "again"
         if what == "unfinished":
             (folder / "summary.json").unlink()
         elif what == "other file":
-            path = Path(shutil.copy(path, tmp_path / "config.json"))
+            path = Path(shutil.copy(path, tmp_path / "other.json"))
         else:
             into = tmp_path / "elsewhere" / ".."
             (tmp_path / "elsewhere").mkdir()
@@ -319,7 +319,7 @@ class TestInterruptions:
 
     def test_a_changed_byte_of_a_tensor_is_damage(self, stopped):
         """Whatever torch makes of it: where the archive's check sums are wrong, the older checkpoint is used."""
-        folder = RunFolder(stopped, json.loads((stopped / "config.yaml").read_text()))
+        folder = RunFolder(stopped, json.loads((stopped / "config.json").read_text()))
         whole = (stopped / CHECKPOINT).read_bytes()
         with zipfile.ZipFile(stopped / CHECKPOINT) as archive:
             tensors = [info for info in archive.infolist() if "/data/" in info.filename and info.file_size > 8]

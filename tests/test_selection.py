@@ -48,7 +48,7 @@ def entries(tmp_path_factory) -> list[Entry]:
 
 
 def _data(runs_dir: Path) -> str:
-    return next(iter(json.loads(path.read_text()) for path in runs_dir.glob("*/config.yaml")))["data_sha256"]
+    return next(iter(json.loads(path.read_text()) for path in runs_dir.glob("*/config.json")))["data_sha256"]
 
 
 def _none_sent():
@@ -124,7 +124,7 @@ class TestRows:
             f"sasg algorithm.compressor.density={d} task.max_delay={m}" for d in (0.1, 0.02, 0.001) for m in (10, 2)
         ]
         made = tables.any_runs(planned(*sweep))
-        assert made.header[2:4] == ("task.max_delay", "algorithm.compressor.density")
+        assert made.header[2:4] == ("algorithm.trigger.max_delay", "algorithm.compressor.density")
         assert [row.cells[2:4] for row in made.rows] == [(m, d) for m in ("2", "10") for d in ("0.001", "0.02", "0.1")]
         assert "2,0.001,,," in made.csv()  # plain numbers
 

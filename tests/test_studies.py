@@ -44,7 +44,7 @@ TINY = (
     "evaluate_every=10",
     "device=cpu",
 )
-REPEATABLE = ("metrics.csv", "uploads.npz", "config.yaml")
+REPEATABLE = ("metrics.csv", "uploads.npz", "config.json")
 
 
 def tiny(runs_dir: Path, method: str = "sasg", seed: int = 1) -> Config:
@@ -130,7 +130,7 @@ class TestLookUp:
         identity = config.identity(data, device)
         path = Path(config.runs_dir) / config.run_name(identity)
         path.mkdir(parents=True)
-        (path / "config.yaml").write_text(json.dumps(identity))
+        (path / "config.json").write_text(json.dumps(identity))
         (path / "metrics.csv").write_text("iteration\n100\n")
         (path / "uploads.npz").write_text("")
         (path / "summary.json").write_text(json.dumps({"status": status, "num_rows": 1}))
@@ -152,8 +152,8 @@ class TestLookUp:
         config = self.config(tmp_path)
         path = self.finished(config)
         assert look_up([replace(config, epochs=21)])[0].run is None
-        older = json.loads((path / "config.yaml").read_text()) | {"epochs": 19}
-        (path / "config.yaml").write_text(json.dumps(older))
+        older = json.loads((path / "config.json").read_text()) | {"epochs": 19}
+        (path / "config.json").write_text(json.dumps(older))
         assert look_up([config])[0].run is None
 
     @pytest.mark.parametrize("status", ["stopped", "finished"])
@@ -442,7 +442,7 @@ def test_interrupted_before_anything_is_finished(tmp_path, monkeypatch, capsys, 
 @pytest.mark.parametrize("mistake", ["option", "part", "bug"])
 def test_what_is_wrong_with_the_tables_is_told_before_training(tmp_path, monkeypatch, capsys, mistake):
     parts = {
-        "option": {"kind": "sasg.report.figures.accuracy", "file": "x", "colour": "red"},
+        "option": {"kind": "accuracy", "file": "x", "colour": "red"},
         "part": {"kind": "tests.test_studies.no_baseline", "file": "x"},
         "bug": {"kind": "tests.test_studies.wrong", "file": "x"},
     }

@@ -16,7 +16,7 @@ from sasg.report.published import published
 from sasg.report.runs import look_up
 from sasg.report.writing import as_csv, as_markdown, as_tex, write_part
 
-TABLE2 = {"kind": "sasg.report.tables.crossing", "file": "table2", "published": "table2"}
+TABLE2 = {"kind": "crossing", "file": "table2", "published": "table2"}
 
 VALUES = {"mnist": {"sgd": 407050, "sparse": 4071}, "cifar10": {"sgd": 11173962, "sparse": 111723}}
 """Uploaded values per round; 1 % of CIFAR-100's 11,220,132 parameters are 112,184."""
@@ -59,7 +59,7 @@ def finish(config: Config, rounds: int | None, accuracy: float = 0.983, status: 
         "versions": {"torch": "2.0"},
         "data": "the original images",
     }
-    (path / "config.yaml").write_text(json.dumps(identity))
+    (path / "config.json").write_text(json.dumps(identity))
     (path / "metrics.csv").write_text("iteration\n100\n")
     (path / "uploads.npz").write_text("")
     (path / "summary.json").write_text(json.dumps(summary))
@@ -132,7 +132,7 @@ def test_each_row_names_its_runs(table, grid, tmp_path):
     links = re.findall(r"\[seed (\d+)\]\((.*?)\)", line)
     assert [seed for seed, _ in links] == ["1", "19"]
     for seed, path in links:
-        identity = json.loads((tmp_path / "out" / path / "config.yaml").read_text())
+        identity = json.loads((tmp_path / "out" / path / "config.json").read_text())
         assert (identity["algorithm"]["name"], str(identity["seed"])) == ("sasg", seed)
     assert re.search(r"\* Sparse: \[seed 1\]\(.*?\) diverged at iteration 100, seed 19 not run", markdown)
 

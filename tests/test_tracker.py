@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def config(runs_dir: Path, **options) -> Config:
     (small,) = small_runs.grid(runs_dir, ["sasg"], [1])
-    return replace(small, tracker={"kind": "sasg.training.tracker.WandB", **options} if options else None)
+    return replace(small, tracker={"kind": "wandb", **options} if options else None)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def plain(tmp_path_factory) -> dict[str, bytes]:
 
 def files(summary: dict) -> dict[str, bytes]:
     folder = Path(summary["folder"])
-    return {name: (folder / name).read_bytes() for name in ("metrics.csv", "config.yaml", "uploads.npz")}
+    return {name: (folder / name).read_bytes() for name in ("metrics.csv", "config.json", "uploads.npz")}
 
 
 class TestLoggedIn:
@@ -81,7 +81,7 @@ def test_auto_imports_nothing_where_nobody_is_logged_in(nobody, tmp_path, plain)
 
 def test_the_default_is_auto():
     assert compose_grid(["digits"], ["sgd"], [1])[0].tracker == {
-        "kind": "sasg.training.tracker.WandB",
+        "kind": "wandb",
         "project": "sasg",
         "entity": None,
         "only_if_logged_in": True,
@@ -90,7 +90,7 @@ def test_the_default_is_auto():
 
 def test_options_are_checked():
     with pytest.raises(UserError, match="colour"):
-        make_tracker({"kind": "sasg.training.tracker.WandB", "colour": "red"})
+        make_tracker({"kind": "wandb", "colour": "red"})
 
 
 def stored(folder: Path) -> list:
@@ -164,7 +164,7 @@ class TestTheRealLibraryOffline:
 
     def test_the_files_are_an_artifact(self, followed):
         names = artifact_files(followed[1][-1], Path(followed[0]["folder"]).name)
-        assert names == {"config.yaml", "metrics.csv", "timing.csv", "summary.json", "uploads.npz", "curves.png"}
+        assert names == {"config.json", "metrics.csv", "timing.csv", "summary.json", "uploads.npz", "curves.png"}
 
     def test_the_last_step_shows_the_curves_and_the_rows(self, followed):
         shown = kinds_shown(followed[1][-1])

@@ -71,7 +71,7 @@ def entries(tmp_path_factory):
 
 
 def test_measured_compressions(entries, tmp_path):
-    write_part("report", {"kind": "sasg.report.vote_table.table", "file": "voting"}, entries, tmp_path)
+    write_part("report", {"kind": "votes", "file": "voting"}, entries, tmp_path)
     with Path(tmp_path, "voting.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert len(rows) == 4 + 6  # the published ones that were not run

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sasg.config import Config
+from sasg.config import PARTS, Config
 from sasg.errors import UserError
 from sasg.parts import build, resolve
 from sasg.problem import randomness
@@ -34,7 +34,7 @@ def make_draws(config: Config, num_published_models: int | None) -> "Draws":
         raise UserError(f"draws=published: algorithm {method} is none of SGD, Sparse, LASG and SASG; use draws=counter")
     if config.task.batch_size == "full" or config.objective is not None:
         raise UserError("draws=published: are of cross entropy on mini-batches; use draws=counter")
-    if resolve("shards", config.shards, ("labels", "sources", "num_workers", "seed"))[0] is not iid:
+    if resolve("shards", config.shards, PARTS["shards"])[0] is not iid:
         raise UserError(f"draws=published: shards.kind={config.shards['kind']}, but its shards are iid; use shards=iid")
     if config.task.batches_per_epoch is not None:
         raise UserError("draws=published: are of epochs that pass the shard; leave out task.batches_per_epoch")

@@ -139,7 +139,7 @@ class Problem:
         )
         engine = self.choice.engine
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]
-        running = RunningStatistics(model, workers, config.preset.batchnorm, groups)
+        running = RunningStatistics(model, workers, config.batchnorm, groups)
         self.running = running.to(device, dtype)
         self.layout = engine.layout
         self.parameters = torch.empty(self.layout.size, device=device, dtype=dtype)  # w, [d]

@@ -1,6 +1,6 @@
 """Run folders as results: which one belongs to a configuration, what it says, and what became of it.
 
-Looking one up needs no data: a folder's own config.yaml names the data and the kind of device it was made with.
+Looking one up needs no data: a folder's own config.json names the data and the kind of device it was made with.
 """
 
 import json
@@ -24,7 +24,7 @@ class Run:
     """A run's folder: one that ended, or what there is of another one."""
 
     path: Path
-    identity: dict[str, Any]  # its config.yaml
+    identity: dict[str, Any]  # its config.json
     summary: dict[str, Any]  # its summary.json; of one that has not ended, at least the `status`
 
     @property
@@ -114,10 +114,10 @@ def entries_in(paths: Iterable[Path]) -> list[Entry]:
     """The runs in these folders: of one run each, or of several runs, by name. UserError: there is none."""
     folders: list[Path] = []
     for path in paths:
-        is_run = (path / "config.yaml").exists()
-        found = [path] if is_run else sorted(file.parent for file in path.glob("*/config.yaml"))
+        is_run = (path / "config.json").exists()
+        found = [path] if is_run else sorted(file.parent for file in path.glob("*/config.json"))
         if not found:
-            raise UserError(f"{path}: neither a run's folder nor a folder of runs (a run has a config.yaml)")
+            raise UserError(f"{path}: neither a run's folder nor a folder of runs (a run has a config.json)")
         folders += found
     return [_entry(path) for path in dict.fromkeys(folders)]
 
@@ -125,7 +125,7 @@ def entries_in(paths: Iterable[Path]) -> list[Entry]:
 def _entry(path: Path) -> Entry:
     run = read_run(path)
     if run is None:
-        raise UserError(f"{path / 'config.yaml'}: is damaged; move its folder away")
+        raise UserError(f"{path / 'config.json'}: is damaged; move its folder away")
     config = replace(from_dict(run.identity), runs_dir=str(path.parent))
     return Entry(config, run) if run.status in ENDED else Entry(config, None, run)
 

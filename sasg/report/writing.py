@@ -145,7 +145,8 @@ def _made_with(run: Run) -> str:
     summary, identity = run.summary, run.identity
     made = f"{identity['device']} ({summary['device']}), torch {summary['versions']['torch']}"
     data = f"{summary['data']} (SHA-256 {identity['data_sha256'][:12]})"
-    return f"{made}; preset {identity['preset']['name']}; data: {data}"
+    preset = f"preset {identity['preset']}" if identity["preset"] else "no preset"
+    return f"{made}; {preset}; data: {data}"
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

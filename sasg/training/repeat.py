@@ -16,9 +16,9 @@ _INTO = "again"
 def repeat_command(folder: Path | str, into: str = _INTO) -> str:
     """The exact command, for a shell, that repeats the run in `folder` below `into` and compares the two.
 
-    It needs nothing else: with `--into`, `python -m sasg` takes from the folder what `config.yaml` leaves out.
+    It needs nothing else: with `--into`, `python -m sasg` takes from the folder what `config.json` leaves out.
     """
-    return shlex.join(["python", "-m", "sasg", str(Path(folder) / "config.yaml"), "--into", into])
+    return shlex.join(["python", "-m", "sasg", str(Path(folder) / "config.json"), "--into", into])
 
 
 def said_of_finished(summary: dict[str, Any]) -> str:
@@ -35,11 +35,11 @@ class Repetition:
     """
 
     def __init__(self, path: Path, into: str):
-        """path: the run's config.yaml. into: the runs_dir of the repetition."""
-        identity = read_identity(path.parent) if path.name == "config.yaml" else None
+        """path: the run's config.json. into: the runs_dir of the repetition."""
+        identity = read_identity(path.parent) if path.name == "config.json" else None
         summary = None if identity is None else RunFolder(path.parent, identity).summary()
         if summary is None:
-            raise UserError(f"--into: {path} must be the config.yaml of a finished run, which is then repeated")
+            raise UserError(f"--into: {path} must be the config.json of a finished run, which is then repeated")
         config = replace(from_dict(identity), runs_dir=into)
         self.config = replace(config, **_settings(summary, config))
         self.original, self.folder = path.parent, Path(into) / config.run_name(identity)

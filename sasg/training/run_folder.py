@@ -69,7 +69,7 @@ class RunFolder:
         return True
 
     def _check_identity(self) -> None:
-        config = self.path / "config.yaml"
+        config = self.path / "config.json"
         if not config.exists():
             write_text(config, json.dumps(self.identity, indent=2) + "\n")
         elif not isinstance(found := _json(config), dict) or digest(found) != digest(self.identity):
@@ -201,8 +201,8 @@ class NoFolder(RunFolder):
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
-    """What a run's folder says its run is (config.yaml); None if it does not, or not readably."""
-    identity = _json(path / "config.yaml")
+    """What a run's folder says its run is (config.json); None if it does not, or not readably."""
+    identity = _json(path / "config.json")
     return identity if isinstance(identity, dict) and {"data_sha256", "device"} <= identity.keys() else None
 
 

@@ -21,7 +21,7 @@ from sasg.training.picture import draw_curves
 
 _INIT_SECONDS, _FINISH_SECONDS = 30, 60
 _LONGEST_REASON = 200  # characters
-_FILES = ("config.yaml", "metrics.csv", "timing.csv", "summary.json", "uploads.npz")
+_FILES = ("config.json", "metrics.csv", "timing.csv", "summary.json", "uploads.npz")
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from sasg.algorithms.draws import number_streams
 from sasg.cluster import Cluster, Ledger
 from sasg.cluster.codes import CODES, check_codes
 from sasg.cluster.links import Link
-from sasg.config import Config
+from sasg.config import PARTS, Config
 from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve
 from sasg.problem.datasets import Dataset
@@ -26,15 +26,20 @@ _RECORDS_OF_WORKERS = ("loss", "sent", "difference")
 
 def check_parts(config: Config) -> None:
     """UserError if a part cannot be imported or refuses its options, before any data is read."""
-    algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
+    algorithm = build_algorithm(config)
     make_draws(config, algorithm.num_published_models)
     build_objective(config)
     check_codes(config.index_codes or CODES)
     if config.link is not None:
         build("link", config.link, Link)
     resolve("dataset", config.dataset, given_to_loader(config))
-    resolve("shards", config.shards, ("labels", "sources", "num_workers", "seed"))
+    resolve("shards", config.shards, PARTS["shards"])
     resolve("model", config.model, given_to_model(config))
+
+
+def build_algorithm(config: Config) -> Algorithm:
+    """The method of a configuration; its `name` is its runs' and no option. UserError: a part or option is wrong."""
+    return build("algorithm", {key: value for key, value in config.algorithm.items() if key != "name"}, Algorithm)
 
 
 class Trainer:
@@ -43,7 +48,7 @@ class Trainer:
     def __init__(self, config: Config, dataset: Dataset, cluster: Cluster, dtype: torch.dtype):
         device = cluster.device
         self.cluster = cluster
-        self.algorithm: Algorithm = build("algorithm", config.algorithm, Algorithm)
+        self.algorithm = build_algorithm(config)
         draws = make_draws(config, self.algorithm.num_published_models)
         self.problem = Problem(config, dataset, cluster.workers, device, dtype, draws, cluster.largest)
         task = config.task

@@ -1,0 +1,109 @@
+"""What the suite's own parts are called in configurations (`kind: top_k`), and where they are.
+
+A run's name depends on these names and not on the places: a file may move, a name may not change.
+"""
+
+BUILT_IN = {
+    # algorithm
+    "composed": "sasg.algorithms.composed.Composed",
+    "sgd": "sasg.algorithms.sgd.SGD",
+    "marina": "sasg.algorithms.marina.Marina",
+    "gd_sec": "sasg.algorithms.gd_sec.GDSEC",
+    "local_sgd": "sasg.algorithms.local_sgd.LocalSGD",
+    "majority_vote": "sasg.algorithms.majority_vote.MajorityVote",
+    "server_triggered": "sasg.algorithms.server_triggered.ServerTriggered",
+    # algorithm.trigger
+    "always": "sasg.algorithms.triggers.Always",
+    "lazy": "sasg.algorithms.triggers.Lazy",
+    "wk1": "sasg.algorithms.lasg.WK1",
+    "wk2": "sasg.algorithms.lasg.WK2",
+    "lag": "sasg.algorithms.lasg.LAG",
+    "one_by_smoothness": "sasg.algorithms.sampling.OneBySmoothness",
+    # algorithm.compressor
+    "identity": "sasg.algorithms.compressors.Identity",
+    "top_k": "sasg.algorithms.compressors.TopK",
+    "qsgd": "sasg.algorithms.qsgd.QSGD",
+    "random_k": "sasg.algorithms.random_k.RandomK",
+    "natural": "sasg.algorithms.natural.Natural",
+    "terngrad": "sasg.algorithms.terngrad.TernGrad",
+    "half_precision": "sasg.algorithms.half.HalfPrecision",
+    "sign": "sasg.algorithms.signs.Sign",
+    "scaled_sign": "sasg.algorithms.signs.ScaledSign",
+    # algorithm.feedback
+    "no_feedback": "sasg.algorithms.feedback.NoFeedback",
+    "error_memory": "sasg.algorithms.feedback.ErrorMemory",
+    "gradient_estimate": "sasg.algorithms.estimates.GradientEstimate",
+    "worker_momentum": "sasg.algorithms.worker_momentum.WorkerMomentum",
+    # algorithm.aggregation
+    "sum_of_uploads": "sasg.algorithms.aggregation.SumOfUploads",
+    "sum_of_latest": "sasg.algorithms.aggregation.SumOfLatest",
+    "sum_of_estimates": "sasg.algorithms.estimates.SumOfEstimates",
+    "majority_sign": "sasg.algorithms.signs.MajoritySign",
+    # algorithm.optimiser
+    "momentum": "sasg.algorithms.optimisers.Momentum",
+    "adam": "sasg.algorithms.optimisers.Adam",
+    # algorithm.vote, algorithm.quantiser
+    "top_k_vote": "sasg.algorithms.votes.TopKVote",
+    "random_vote": "sasg.algorithms.votes.RandomVote",
+    "add_drop_vote": "sasg.algorithms.votes.AddDropVote",
+    "random_rounding": "sasg.algorithms.qsgd.RandomRounding",
+    "log_uniform_groups": "sasg.algorithms.quantisers.LogUniformGroups",
+    # dataset
+    "digits": "sasg.problem.datasets.digits",
+    "mnist": "sasg.problem.datasets.mnist",
+    "cifar10": "sasg.problem.datasets.cifar10",
+    "cifar100": "sasg.problem.datasets.cifar100",
+    "mix": "sasg.problem.datasets.mix",
+    "diabetes": "sasg.problem.tabular.diabetes",
+    "breast_cancer": "sasg.problem.tabular.breast_cancer",
+    "binary": "sasg.problem.tabular.binary",
+    "npz": "sasg.problem.own_data.npz",
+    "csv": "sasg.problem.own_data.csv",
+    "folder": "sasg.problem.own_data.folder",
+    "shakespeare": "sasg.problem.text.shakespeare",
+    "text": "sasg.problem.text.text",
+    # shards
+    "iid": "sasg.problem.shards.iid",
+    "by_class": "sasg.problem.shards.by_class",
+    "by_source": "sasg.problem.shards.by_source",
+    "dirichlet": "sasg.problem.shards.dirichlet",
+    "contiguous": "sasg.problem.shards.contiguous",
+    # model
+    "fc": "sasg.problem.models.fc",
+    "linear": "sasg.problem.models.linear",
+    "resnet18": "sasg.problem.models.resnet18",
+    "gpt": "sasg.problem.models.gpt",
+    # objective
+    "linear_regression": "sasg.problem.objectives.LinearRegression",
+    "logistic_regression": "sasg.problem.objectives.LogisticRegression",
+    "nonlinear_least_squares": "sasg.problem.objectives.NonlinearLeastSquares",
+    "next_character": "sasg.problem.objectives.NextCharacter",
+    # link, tracker
+    "link": "sasg.cluster.links.Link",
+    "wandb": "sasg.training.tracker.WandB",
+    # report, of a study: tables
+    "crossing": "sasg.report.tables.crossing",
+    "cost": "sasg.report.tables.cost",
+    "links": "sasg.report.tables.links",
+    "totals": "sasg.report.tables.totals",
+    "sources": "sasg.report.tables.sources",
+    "any_runs": "sasg.report.tables.any_runs",
+    "devices": "sasg.report.comparison.table",
+    "objectives": "sasg.report.convex.table",
+    "published_draws": "sasg.report.published_draws.table",
+    "votes": "sasg.report.vote_table.table",
+    # and figures
+    "accuracy": "sasg.report.figures.accuracy",
+    "accuracy_and_loss": "sasg.report.figures.accuracy_and_loss",
+    "accuracy_by_cost": "sasg.report.figures.accuracy_by_cost",
+    "accuracy_by_source": "sasg.report.figures.accuracy_by_source",
+    "communication_time": "sasg.report.time_figures.communication_time",
+    "densities": "sasg.report.figures.densities",
+    "descent": "sasg.report.convex.descent",
+    "lines": "sasg.report.figures.lines",
+    "real_bits": "sasg.report.figures.real_bits",
+    "thresholds": "sasg.report.figures.thresholds",
+    "time_to_baseline": "sasg.report.time_figures.time_to_baseline",
+    "uploads": "sasg.report.figures.uploads",
+}
+"""By name: module and callable. Parts of your own need no entry: their name is `package.module.Name`."""
