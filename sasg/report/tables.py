@@ -277,7 +277,8 @@ def totals(entries: Sequence[Entry]) -> Table:
         FINAL,
         OverSeeds("training_seconds", "Training seconds", lambda run: run.summary["training_seconds"], count),
     ]
-    return Table.of("Cost and accuracy of whole runs", all_series(entries), columns, _TOTALS_NOTES)
+    paper = ("Task", "Method", *(column.title for column in columns[:-1]))
+    return Table.of("Cost and accuracy of whole runs", all_series(entries), columns, _TOTALS_NOTES, paper=paper)
 
 
 _SOURCE_NOTES = """At the end of the run, means over seeds. Accuracy: top-1 on each source's own test set, and their
