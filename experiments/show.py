@@ -47,7 +47,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _line(path: Path) -> str:
     summary = _read(path / "summary.json")
-    told = [summary.get("status", "not finished"), *_results(summary)]
+    reason = f" ({summary['reason']})" if summary.get("reason") else ""
+    told = [summary.get("status", "not finished") + reason, *_results(summary)]
     return f"{path.name}: {', '.join(told)}"
 
 
