@@ -23,7 +23,7 @@ from sasg.report.names import task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series
 from sasg.report.style import save
-from sasg.training.repeat import repeat_command
+from sasg.training.commands import repeat_command
 from sasg.training.run_folder import write_text
 
 

@@ -21,10 +21,10 @@ from sasg.lifetime import LastingStream
 from sasg.origins import described, fault_of_user
 from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset
+from sasg.training.commands import said_of_finished
 from sasg.training.phases import phase_columns, phases_table
 from sasg.training.progress import Progress, metric_text
 from sasg.training.provenance import code_sha256, device_name, git_commit, processor, versions
-from sasg.training.repeat import said_of_finished
 from sasg.training.run_folder import CHECKPOINT, NoFolder, RunFolder, folder_of
 from sasg.training.tracker import Tracker, make_tracker
 from sasg.training.trainer import Trainer, check_parts
