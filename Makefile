@@ -104,7 +104,7 @@ reproduce-figures: setup
 	$(RUN) scripts/figures.py
 
 report: setup
-	$(RUN) scripts/report.py
+	$(RUN) -m experiments.cli report
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov site

@@ -3,7 +3,7 @@
     sasg compare results/runs/mnist-sasg-s1-b011dc90 results/runs/mnist-sasg-s1-37d9b912
 
 Exit code 0: metrics and upload decisions are equal bit for bit. 1: they differ.
-In a checkout that is not installed: scripts/compare.py.
+In a checkout that is not installed: python -m experiments.cli compare.
 """
 
 import argparse

@@ -9,7 +9,7 @@ x and y are columns of metrics.csv, or what follows from them: uplink_bits (valu
 flags), real_bits (with the download of every worker), accuracy (the one that the task is judged by), and with a link
 seconds (modelled: upload, flags and download, no computation).
 Where runs of a method differ in more than their seed, they are lines of their own, which tell in what.
-In a checkout that is not installed: scripts/plot.py.
+In a checkout that is not installed: python -m experiments.cli plot.
 """
 
 import argparse

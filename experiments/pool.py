@@ -128,9 +128,9 @@ class Job:
         return "failed", last
 
     def _record_failure(self, reason: str) -> None:
-        """Tables and figures say of it that it failed, and why; to begin or go on, it counts as not run."""
+        """In its folder, also for a run that was killed."""
         with contextlib.suppress(UserError, OSError), self.folder.held():
-            self.folder.write_summary({"status": "failed", "reason": reason})
+            self.folder.record_failure(reason)
 
 
 class Pool:

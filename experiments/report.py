@@ -7,7 +7,7 @@
 
 In the suite's own folder it shows all studies of conf/study, what of them was not run, and what else is there.
 Elsewhere it shows the runs and studies that it is given, and nothing else. Nothing is trained.
-In a checkout that is not installed: scripts/report.py.
+In a checkout that is not installed: python -m experiments.cli report.
 """
 
 import argparse
@@ -36,8 +36,8 @@ differ in <strong>when</strong> a worker uploads and <strong>what</strong>: SGD 
     (
         "make reproduce-table2 TASKS=mnist      # Tables I and II; also cifar10, cifar100",
         "make reproduce-table3                  # Table III on this machine's links",
-        "experiments/reproduce.py study=sparsity",
-        "experiments/reproduce.py study=heterogeneous",
+        "sasg study sparsity",
+        "sasg study heterogeneous",
         "make reproduce-figures                 # results/figures, as PDF and PNG",
         "make report                            # this page",
     ),
@@ -96,9 +96,9 @@ def _runs(name: str, entries: Sequence[Entry]) -> Part:
 def _page(runs_dir: Path, studies: Sequence[str], out: Path) -> Page:
     named = "".join(f" --study {name}" for name in studies)
     again = [
-        *(f"experiments/reproduce.py study={name} runs_dir={runs_dir}" for name in studies),
-        f"scripts/table.py {runs_dir}",
-        f"scripts/plot.py {runs_dir}",
-        f"scripts/report.py --runs-dir {runs_dir}{named} --out {out}   # this page",
+        *(f"sasg study {name} runs_dir={runs_dir}" for name in studies),
+        f"sasg table {runs_dir}",
+        f"sasg plot {runs_dir}",
+        f"sasg report --runs-dir {runs_dir}{named} --out {out}   # this page",
     ]
     return Page(text.escape(": ".join([*studies, f"Runs in {runs_dir}"])), "", again)

@@ -15,6 +15,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
+def told(number: int, num_runs: int, config: Config) -> str:
+    """Which run begins: "[3/18] digits-sasg-s1"."""
+    return f"[{number}/{num_runs}] {config.task.name}-{config.algorithm['name']}-s{config.seed}"
+
+
 class Several:
     """Announces runs that are done one after another; says nothing of a single one."""
 
@@ -34,9 +39,8 @@ class Several:
         num_runs = len(self._configs)
         if num_runs > 1:
             left = self._configs[self._number - 1 :]
-            told = f", about {duration(sum(map(self._seconds, left)))} left" if self._done else ""
-            name = f"{config.task.name}-{config.algorithm['name']}-s{config.seed}"
-            print(f"[{self._number}/{num_runs}] {name}{told}", file=sys.stderr, flush=True)
+            time_left = f", about {duration(sum(map(self._seconds, left)))} left" if self._done else ""
+            print(told(self._number, num_runs, config) + time_left, file=sys.stderr, flush=True)
 
     def _seconds(self, config: Config) -> float:
         """What a run will take: as those before it of its task and method, of its task, or of any, took on average."""

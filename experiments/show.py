@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sasg.errors import UserError
+from sasg.training.commands import repeat_command
 
 _APART = ("task", "seed", "data_sha256")
 
@@ -47,7 +48,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _line(path: Path) -> str:
     summary = _read(path / "summary.json")
-    told = [summary.get("status", "not finished"), *_results(summary)]
+    reason = f" ({summary['reason']})" if summary.get("reason") else ""
+    told = [summary.get("status", "not finished") + reason, *_results(summary)]
     return f"{path.name}: {', '.join(told)}"
 
 
@@ -69,6 +71,7 @@ def _told(path: Path) -> str:
         ("at the end", _numbers(summary.get("final"))),
         ("up to the baseline", _numbers(summary.get("crossing"))),
         ("in all", _numbers(summary.get("totals"))),
+        ("once more, and compared with this one", _again(path, summary)),
         ("files", [(file.name, f"{file.stat().st_size:,} bytes") for file in sorted(path.iterdir()) if file.is_file()]),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in sections if rows)
@@ -79,6 +82,10 @@ def _status(summary: dict[str, Any]) -> str:
         return "not finished: the command that began it goes on from its last checkpoint"
     reason = f": {summary['reason']}" if summary.get("reason") else ""
     return f"{summary['status']}{reason}"
+
+
+def _again(path: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
+    return [("run", repeat_command(path))] if summary.get("status") in ("finished", "diverged") else []
 
 
 def _outline(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -60,7 +60,7 @@ def parse(words: Iterable[str]) -> Command:
         if not equals and not word.startswith("~"):
             raise UserError(f"{word}: not of the form key=value; see --help")
         if key.partition(".")[0] == "link":
-            raise UserError(f"{word}: a study's tables hold no times; scripts/table.py and plot.py take --link NAME")
+            raise UserError(f"{word}: a study's tables hold no times; sasg table and sasg plot take --link NAME")
         if key not in (*_LISTS, *_OWN):
             overrides.append(word)
         elif key in own:

@@ -6,7 +6,7 @@
 
 Rounds and bits are those up to the first evaluation above the task's baseline accuracy. Where not every run crosses
 it, there is no mean, and the cell says how many do.
-In a checkout that is not installed: scripts/table.py.
+In a checkout that is not installed: python -m experiments.cli table.
 """
 
 import argparse

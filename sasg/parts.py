@@ -205,7 +205,9 @@ def coerce(where: str, value: Any, hint: Any) -> Any:
     if origin is typing.Literal:
         chosen = [argument for argument in arguments if argument == value or str(argument) == str(value)]
         if not chosen:  # YAML reads 1 as a number, also where "1" is meant
-            raise UserError(f"{where}={value}: choose one of {', '.join(map(str, arguments))}")
+            alike = difflib.get_close_matches(str(value), names := [str(argument) for argument in arguments], 1)
+            hint = f"did you mean {alike[0]}? C" if alike else "c"
+            raise UserError(f"{where}={value}: {hint}hoose one of {', '.join(names)}")
         return chosen[0]
     if origin in (tuple, list):
         if not isinstance(value, (tuple, list)):

@@ -367,6 +367,9 @@ COMMANDS = [
     ("lr=0.1", "lr: unknown key; see --help"),
     ("task=cifar", f"task=cifar: there is none in conf/task; did you mean cifar10 or cifar100? Choose one of {TASKS}"),
     ("task=", f"task=: there is none in conf/task; choose one of {TASKS}"),
+    ("device=cud", "device=cud: did you mean cuda? Choose one of auto, cpu, cuda"),
+    ("algorithm=sagsg", "algorithm=sagsg: there is none in conf/algorithm; did you mean sasg"),
+    ("task=cfar10", "task=cfar10: there is none in conf/task; did you mean cifar10"),
     ("preset=published", "preset=published: there is none in conf/preset; choose one of paper, reference"),
     (
         "seed=1,2",

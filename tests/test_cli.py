@@ -102,6 +102,7 @@ class TestCommands:
         (folder,) = (tmp_path / "runs").iterdir()
         code, told, _ = sasg("show", str(folder))
         assert code == 0 and "algorithm.compressor.density" in told and "finished" in told and "rounds" in told
+        assert f"python -m sasg {folder}/config.yaml --into again" in told
         assert sasg("show", "digits-sasg", "--runs-dir", str(tmp_path / "runs"))[1] == told
         small_runs.make(tmp_path / "runs", ["sgd"], [1])
         lines = sasg("show", str(tmp_path / "runs"))[1].splitlines()
@@ -168,6 +169,22 @@ class TestOwn:
         entry = type("Entry", (), {"method": "mine", "label": "My method"})()
         (look,) = looks([entry]).values()
         assert (look.label, look.color, look.marker, look.line) == ("My method", "#112233", "d", "--")
+
+    @pytest.mark.parametrize("number", [1, 2, 5])
+    def test_looks_of_variants(self, own, number):
+        """Told apart from each other and from other methods, with the method's kind of line where they are a scale."""
+        kind = type("Entry", (), {})
+        entries = []
+        mine = [("mine", f"My method ({n})") for n in range(number)]
+        for method, label in [("sgd", "SGD"), ("other", "Other"), *mine]:
+            entry = kind()
+            entry.method, entry.label = method, label
+            entries.append(entry)
+        found = looks(entries)
+        assert len({look.color for look in found.values()}) == number + 2
+        mine = [look for label, look in found.items() if label.startswith("My method")]
+        assert mine[0].line == "--" and (mine[0].color == "#112233") == (number < 3)
+        assert len({look.line for look in mine}) == 1 or number == 2
 
     def test_they_are_no_part_of_a_run(self, own):
         (with_look,) = compose_grid(["digits"], ["mine"], [1], ["threads=1"])

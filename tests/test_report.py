@@ -23,7 +23,7 @@ from sasg.report.style import looks
 from sasg.report.times import links
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = Page("Some runs", "They are small.", ["scripts/table.py runs"])
+PAGE = Page("Some runs", "They are small.", ["sasg table runs"])
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,8 @@ def data_of(page: Path) -> dict:
 
 
 def call(monkeypatch, capsys, *words: str) -> tuple[int, str]:
-    """scripts/report.py: its exit code, and what it says."""
-    monkeypatch.setattr(sys, "argv", ["scripts/report.py", *words])
+    """sasg report: its exit code, and what it says."""
+    monkeypatch.setattr(sys, "argv", ["sasg report", *words])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
     return left.value.code, "".join(capsys.readouterr())

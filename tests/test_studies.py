@@ -94,7 +94,7 @@ class TestCommandLine:
             (["study=demo", "force=yes"], "force=yes: give true or false"),
             (["study=demo", "budget=soon"], "budget=soon: give a time such as"),
             (["study=demo", "task=imagenet"], "imagenet"),
-            (["study=demo", "link=wan"], "link=wan: a study's tables hold no times; scripts/table.py"),
+            (["study=demo", "link=wan"], "link=wan: a study's tables hold no times; sasg table"),
             (["study=demo", "sesd=1"], "sesd"),
             (["study=demo", "algorithm.density=2"], "density"),
         ],

@@ -34,6 +34,7 @@ def test_joblib_runs_the_sweep(tmp_path):
     words = ["algorithm=sgd,sasg", f"runs_dir={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     done = train(*words)
     assert done.returncode == 0, done.stderr
+    assert "[1/2] digits-sgd-s1\n" in done.stderr and "[2/2] digits-sasg-s1\n" in done.stderr
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("*/summary.json")]
     assert sorted((s["method"], s["status"]) for s in summaries) == [("sasg", "finished"), ("sgd", "finished")]
 

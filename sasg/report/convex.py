@@ -47,7 +47,8 @@ def table(entries: Sequence[Entry], reference: str = "gd") -> Table:
         final(series),
     ]
     notes = _NOTES.format(bits=64 if entries[0].config.precision == "fp64" else 32, code=CODE)
-    return Table.of(f"Uplink until {_targets(series)}", series, columns, notes)
+    paper = ("Task", "Method", *(column.title for column in columns[1:-1]))
+    return Table.of(f"Uplink until {_targets(series)}", series, columns, notes, paper=paper)
 
 
 def _targets(series: Sequence[Series]) -> str:

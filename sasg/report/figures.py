@@ -18,7 +18,7 @@ from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.curves import frame, upload_shares
 from sasg.report.judging import baseline_name
 from sasg.report.names import family, method_name, task_name
-from sasg.report.panels import AXIS_LABELS, BAND, draw, gap, legend, letter, log_y, panel, percent_tick, title
+from sasg.report.panels import AXIS_LABELS, BAND, Lines, draw, gap, legend, letter, log_y, panel, percent_tick, title
 from sasg.report.runs import Entry
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import COLUMN, PAGE, Look, drawing, looks, new_figure
@@ -47,7 +47,7 @@ def accuracy_by_cost(
             if gap(row, task, series):
                 continue
             for number, (axis, cost) in enumerate(zip(row, costs, strict=True)):
-                panel(axis, series, appearance, cost, "accuracy", words=axis is row[-1])
+                panel(axis, Lines(series, appearance, cost, "accuracy"), words=axis is row[-1])
                 if number:
                     axis.set_ylabel("")
         return _with_legend(figure, tasks, appearance)
@@ -77,7 +77,7 @@ def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link
             column = metric_of(part) if y == "accuracy" else y
             if missing := {x, column} - set(read(next(one for one in part if one.drawn).drawn[0])):
                 raise UserError(f"{', '.join(sorted(missing))}: no column of {task}'s metrics")
-            panel(axis, part, appearance, x, column, read=read)
+            panel(axis, Lines(part, appearance, x, column, read))
             if x == "seconds":
                 axis.set_xlabel(f"{AXIS_LABELS[x]} ({link})")
         return _with_legend(figure, tasks, appearance)
@@ -136,7 +136,7 @@ def _columns_of_tasks(entries: Sequence[Entry], rows: tuple[tuple[str, str], tup
                 number = letter(column + row * len(tasks))
                 axis.set_title(f"({number}) {task_name(task) if row else title(task, series)}", loc="left")
                 if not gap((axis,), task, series):
-                    panel(axis, series, appearance, x, y)
+                    panel(axis, Lines(series, appearance, x, y))
         return _with_legend(figure, tasks, appearance)
 
 
@@ -155,7 +155,7 @@ def densities(entries: Sequence[Entry]) -> Figure:
             if gap((above, below), part[0].task, part):
                 continue
             for axis, y in ((above, "accuracy"), (below, "training_loss")):
-                panel(axis, part, appearance, "rounds", y, words=level == levels[-1])
+                panel(axis, Lines(part, appearance, "rounds", y), words=level == levels[-1])
                 axis.set_ylabel("" if column else f"{title(part[0].task, part)}\n{axis.get_ylabel()}")
             above.set_xlabel("")
         _share_limits(axes)
@@ -201,7 +201,7 @@ def accuracy_by_source(entries: Sequence[Entry], sources: tuple[str, ...]) -> Fi
             axis.set_title(f"({letter(number)}) {title(task, series) if number == 0 else ''}", loc="left")
             if gap((axis,), task, series):
                 continue
-            draw(axis, series, appearance, "rounds", y)
+            draw(axis, Lines(series, appearance, "rounds", y))
             axis.set_xlabel("rounds")
             axis.set_ylabel(label)
             if y == "training_loss":

@@ -24,7 +24,7 @@ from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
 from sasg.report.writing import Row, Table, made_on
-from sasg.training.repeat import repeat_command
+from sasg.training.commands import repeat_command
 from sasg.training.run_folder import write_text
 
 _PAGE = Path(__file__).parent / "page"

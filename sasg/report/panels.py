@@ -1,6 +1,7 @@
 """What the panels of a figure are made of: lines with bands, the baseline, the legend, and gaps that say so."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,47 +34,41 @@ BAND = 0.18  # opacity
 _BASELINE = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
 
 
-def panel(
-    axis: Axes,
-    series: Sequence[Series],
-    appearance: Mapping[str, Look],
-    x: str,
-    y: str,
-    read: Callable[[Run], pd.DataFrame] = frame,
-    words: bool = True,
-) -> None:
-    """Lines of y against x with the axes that suit them: see `draw`. "accuracy" is what the task is judged by.
+@dataclass(frozen=True)
+class Lines:
+    """What a panel shows: y against x, from `read`(run), a line per series; "accuracy": what the task is judged by."""
 
-    words: tell the baseline's value.
-    """
-    metric = metric_of(series)
-    y = metric if y == "accuracy" else y
-    draw(axis, series, appearance, x, y, read)
+    series: Sequence[Series]
+    appearance: Mapping[str, Look]  # by label
+    x: str
+    y: str
+    read: Callable[[Run], pd.DataFrame] = frame
+
+
+def panel(axis: Axes, lines: Lines, words: bool = True) -> None:
+    """Lines with the axes that suit them: see `draw`. words: tell the baseline's value."""
+    metric = metric_of(lines.series)
+    x, y = lines.x, metric if lines.y == "accuracy" else lines.y
+    draw(axis, replace(lines, y=y))
     if "bits" in x or x == "seconds":
         axis.set_xscale("log")
     axis.set_xlabel(AXIS_LABELS.get(x, x))
     axis.set_ylabel(AXIS_LABELS.get(y, metric_label(y)))
     if y == metric:
-        zoom_on_baseline(axis, series, metric, words)
+        zoom_on_baseline(axis, lines.series, metric, words)
     elif y == "training_loss":
         log_y(axis)
     elif y.startswith("top"):
         axis.yaxis.set_major_formatter(percent_tick)
 
 
-def draw(
-    axis: Axes,
-    series: Sequence[Series],
-    appearance: Mapping[str, Look],
-    x: str,
-    y: str,
-    read: Callable[[Run], pd.DataFrame] = frame,
-) -> None:
-    """A line with its band for each series that has runs, and what became of the others; x and y from `read`(run)."""
-    for one in series:
+def draw(axis: Axes, lines: Lines) -> None:
+    """A line with its band for each series that has runs, and what became of the others."""
+    for one in lines.series:
         if one.drawn:
-            draw_curve(axis, over_runs([read(run) for run in one.drawn], x, y), appearance[one.label])
-    if words := [f"{one.label}: {told}" for one in series if (told := _told(one))]:
+            curve = over_runs([lines.read(run) for run in one.drawn], lines.x, lines.y)
+            draw_curve(axis, curve, lines.appearance[one.label])
+    if words := [f"{one.label}: {told}" for one in lines.series if (told := _told(one))]:
         place = {"transform": axis.transAxes, "ha": "right", "va": "bottom", "zorder": 5}
         behind = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
         axis.text(0.98, 0.03, "\n".join(words), fontsize=6, color="#aa0000", bbox=behind, **place)

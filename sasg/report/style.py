@@ -108,33 +108,39 @@ class Named(Protocol):
 
 
 def looks(series: Iterable[Named]) -> dict[str, Look]:
-    """Looks by label. A method has its own in every figure; so has the first of two variants of one.
+    """Looks by label. A method has its own in every figure, by its YAML or ours; the first of two variants has it, too.
 
     Three and more variants are shades of one scale, in their order, with the method's kind of line. Others take the
-    next look that is free, in the order of their labels.
+    next look that is free, those with a colour of their own first, in the order of their labels.
     """
     wanted = {one.label: family(one.method) for one in series}
     found: dict[str, tuple] = {}
+    said: dict[str, tuple] = {}  # None where a YAML leaves something open
     for method in dict.fromkeys(wanted.values()):
         labels = [label for label, of in wanted.items() if of == method]
+        own = _own_look(method)
         if len(labels) > 2:
-            found |= _shades(labels, _LOOKS.get(method, _OTHERS[0])[2])
-        elif method in _LOOKS and _LOOKS[method] not in found.values():
-            found[labels[0]] = _LOOKS[method]
+            found |= _shades(labels, own[2] or _OTHERS[0][2])
+        elif all(own) and own not in found.values():
+            found[labels[0]] = own
+        elif any(own):
+            said[labels[0]] = own
+    colors = {look[0] for look in (*found.values(), *said.values())}
     free = [look for look in _OTHERS if look not in found.values()] or list(_OTHERS)
+    free.sort(key=lambda look: look[0] in colors)
     for number, label in enumerate(sorted(wanted.keys() - found.keys())):
         found[label] = free[number % len(free)]
-    return {label: Look(label, *found[label]) for label in wanted} | _said(wanted, found)
+    for label, own in said.items():
+        found[label] = tuple(one or other for one, other in zip(own, found[label], strict=True))
+    return {label: Look(label, *found[label]) for label in wanted}
 
 
-def _said(wanted: dict[str, str], found: dict[str, tuple]) -> dict[str, Look]:
-    """Where a method's YAML says how it looks: that, for the first of its labels."""
-    said = appearances()
-    first = {method: label for label, method in reversed(wanted.items()) if method in said}
-    return {
-        label: Look(label, *(own or usual for own, usual in zip(said[method].look, found[label], strict=True)))
-        for method, label in first.items()
-    }
+def _own_look(method: str) -> tuple:
+    """(color, marker, line) of a method: what its YAML says, else ours, else None."""
+    ours = _LOOKS.get(method, (None, None, None))
+    if method not in (said := appearances()):
+        return ours
+    return tuple(own or usual for own, usual in zip(said[method].look, ours, strict=True))
 
 
 def _shades(labels: Sequence[str], line: str | tuple) -> dict[str, tuple]:

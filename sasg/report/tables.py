@@ -288,7 +288,9 @@ def totals(entries: Sequence[Entry]) -> Table:
         final(series),
         OverSeeds("training_seconds", "Training seconds", lambda run: run.summary["training_seconds"], count),
     ]
-    return Table.of(f"Cost and {final_name(series)} of whole runs", series, columns, _TOTALS_NOTES)
+    paper = ("Task", "Method", *(column.title for column in columns[:-1]))
+    caption = f"Cost and {final_name(series)} of whole runs"
+    return Table.of(caption, series, columns, _TOTALS_NOTES, paper=paper)
 
 
 _SOURCE_NOTES = """At the end of the run, means over seeds. Accuracy: top-1 on each source's own test set, and their

@@ -74,7 +74,8 @@ def table(entries: Sequence[Entry]) -> Table:
         _measured("whole_run_delta", "Whole run", "delta", with_warmup=True),
         OverSeeds("top1", "Accuracy", lambda run: run.summary["final"]["top1"], percent),
     ]
-    made = Table.of(_CAPTION, series, columns, _NOTES)
+    paper = ("Task", "Method", "H", "Published", "Formula", "Measured delta", "Accuracy")
+    made = Table.of(_CAPTION, series, columns, _NOTES, paper=paper)
     others = [name for _, name in known if name not in {one.method for one in series}]
     return replace(made, rows=(*made.rows, *(_published_row(name, known["", name], made) for name in others)))
 
@@ -113,7 +114,7 @@ def _published_row(name: str, row: Mapping[str, str], table: Table) -> Row:
     density, bits = float(row["density"]), float(row["bits_per_value"])
     formula = Scheme(density, float(changes) if changes else None, bits, local_steps).compression
     told = {"method": method_name(name), "local_steps": str(local_steps), "published": f"x{row['compression']}"}
-    told |= {"task": "any", "formula": _times(formula)}
+    told |= {"task": "any task", "formula": _times(formula)}
     numbers = dict.fromkeys(table.rows[0].numbers) | {"task": "", "method": name, "local_steps": local_steps}
     numbers |= {"published": row["compression"], "formula": formula, "n": 0, "n_planned": 0, "status": NOT_RUN}
     keys = list(numbers)[: list(numbers).index("formula") + 1]

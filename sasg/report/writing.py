@@ -18,15 +18,13 @@ from matplotlib.figure import Figure
 from sasg.errors import UserError
 from sasg.parts import build
 from sasg.report.columns import METHOD, TASK, Column, Runs, settings_columns
+from sasg.report.latex import as_tex, fitting
 from sasg.report.names import task_name
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series
 from sasg.report.style import save
-from sasg.training.repeat import repeat_command
+from sasg.training.commands import repeat_command
 from sasg.training.run_folder import write_text
-
-_TEX = {"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "–": "--", "×": r"$\times$", "±": r"$\pm$", "|": r"$|$"}
-_PAGE_COLUMNS = 8  # more do not fit a page
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,10 @@ class Table:
     @classmethod
     def of(cls, caption: str, series: Sequence[Series], columns: Sequence[Column], notes: str, **more: Any) -> "Table":
         """A row per series: task, method, each setting in which rows differ, `columns`, and how many runs there are."""
-        columns = [TASK, METHOD, *settings_columns(series), *columns, Runs()]
+        settings = settings_columns(series)
+        if more.get("paper"):
+            more["paper"] = (*more["paper"], *(column.title for column in settings))  # rows differ in them
+        columns = [TASK, METHOD, *settings, *columns, Runs()]
         rows = []
         for one in series:
             numbers = {key: value for column in columns for key, value in column.numbers(one).items()}
@@ -72,8 +73,8 @@ class Table:
         return as_markdown(self.header, self.cells)
 
     def tex(self, label: str) -> str:
-        chosen = self.paper or self.header[:_PAGE_COLUMNS]
-        places = [place for place, title in enumerate(self.header) if title in chosen]
+        chosen = [place for place, title in enumerate(self.header) if title in self.paper]
+        places = chosen or fitting(self.header, self.cells)
         rows = [[row[place] for place in places] for row in self.cells]
         return as_tex([self.header[place] for place in places], rows, label, self.caption)
 
@@ -165,29 +166,6 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *(_line(row, widths) for row in rows)]) + "\n"
 
 
-def as_tex(header: Sequence[str], rows: Sequence[Sequence[str]], label: str, caption: str) -> str:
-    """A LaTeX table; a change of the first column draws a rule. Needs the package booktabs.
-
-    More columns than one of a two-column paper holds stand across the page.
-    """
-    environment = "table*" if len(header) > 5 else "table"
-    lines = [
-        rf"\begin{{{environment}}}",
-        rf"\caption{{{_tex(caption)}}}",
-        rf"\label{{tab:{label}}}",
-        r"\centering\small",
-        rf"\begin{{tabular}}{{l{'l' * bool(len(header) > 1)}{'r' * (len(header) - 2)}}}",
-        r"\toprule",
-        _tex_line(header),
-        r"\midrule",
-    ]
-    for before, row in zip((None, *rows), rows, strict=False):
-        if before is not None and before[0] != row[0]:
-            lines.append(r"\midrule")
-        lines.append(_tex_line(row))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\end{{{environment}}}"]) + "\n"
-
-
 def _mark(column: int) -> str:
     return ":" if column > 1 else "-"
 
@@ -195,11 +173,3 @@ def _mark(column: int) -> str:
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     cells = [text.rjust(w) if i > 1 else text.ljust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))]
     return "| " + " | ".join(cells) + " |"
-
-
-def _tex_line(row: Sequence[str]) -> str:
-    return " & ".join(map(_tex, row)) + r" \\"
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)

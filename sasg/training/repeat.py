@@ -1,6 +1,5 @@
-"""A finished run once more: the command that does it, and what its folder says that it must be done with."""
+"""A finished run once more: what its folder says that it must be done with."""
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +8,6 @@ from sasg.config import Config, from_dict
 from sasg.errors import UserError
 from sasg.problem.gradients import ENGINES
 from sasg.training.run_folder import RunFolder, read_identity
-
-_INTO = "again"
-
-
-def repeat_command(folder: Path | str, into: str = _INTO) -> str:
-    """The exact command, for a shell, that repeats the run in `folder` below `into` and compares the two.
-
-    It needs nothing else: with `--into`, `python -m sasg` takes from the folder what `config.json` leaves out.
-    """
-    return shlex.join(["python", "-m", "sasg", str(Path(folder) / "config.json"), "--into", into])
-
-
-def said_of_finished(summary: dict[str, Any]) -> str:
-    """That a run needs nothing any more, and how it is repeated; summary: as `training.run.run` returns it."""
-    folder = Path(summary["folder"])
-    words = f"{folder.name}: {summary['status']} already"
-    return words if folder.parent.name == _INTO else f"{words}; to repeat and compare it: {repeat_command(folder)}"
 
 
 class Repetition:

@@ -1,5 +1,6 @@
 """One run from its configuration to its summary."""
 
+import contextlib
 import math
 import os
 import signal
@@ -15,14 +16,15 @@ import torch
 from sasg.cluster import Cluster
 from sasg.cluster.factory import needs_launch, open_cluster
 from sasg.config import Config, digest
-from sasg.errors import UserError
+from sasg.errors import ClusterError, UserError, lack_of_memory
 from sasg.lifetime import LastingStream
+from sasg.origins import described, fault_of_user
 from sasg.problem.datasets import Dataset
 from sasg.problem.problem import load_dataset
+from sasg.training.commands import said_of_finished
 from sasg.training.phases import phase_columns, phases_table
 from sasg.training.progress import Progress, metric_text
 from sasg.training.provenance import code_sha256, device_name, git_commit, processor, versions
-from sasg.training.repeat import said_of_finished
 from sasg.training.run_folder import CHECKPOINT, NoFolder, RunFolder, folder_of
 from sasg.training.tracker import Tracker, make_tracker
 from sasg.training.trainer import Trainer, check_parts
@@ -44,10 +46,7 @@ def run(config: Config, dataset: Dataset | None = None) -> dict[str, Any]:
     device, dtype = prepare_torch(config)
     check_parts(config)
     if needs_launch(config.cluster):
-        from sasg.cluster.launch import launch  # with torchrun's agent, which others need not import
-
-        done = _finished(config, dataset, device)
-        return launch(config) if done is None else _told(done)
+        return _launched(config, dataset, device)
     with open_cluster(config.cluster, device) as cluster:
         dataset = dataset or cluster.in_turn(lambda: load_dataset(config))
         cluster.check_equal({"configuration": config.shared(), "code": code_sha256(), "data set": dataset.sha256})
@@ -72,12 +71,27 @@ def _told(summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _finished(config: Config, dataset: Dataset | None, device: torch.device) -> dict[str, Any] | None:
-    """The summary of a run that needs no processes any more. What is wrong with the data is told here, too."""
-    sha256 = (dataset or load_dataset(config)).sha256
-    folder = folder_of(config, sha256, device.type)
-    summary = folder.summary()
-    return summary and {**summary, "folder": str(folder.path)}
+def _launched(config: Config, dataset: Dataset | None, device: torch.device) -> dict[str, Any]:
+    """The run in processes of its own, if it still needs any. What is wrong with the data is told before."""
+    from sasg.cluster.launch import launch  # with torchrun's agent, which others need not import
+
+    folder = folder_of(config, (dataset or load_dataset(config)).sha256, device.type)
+    if (done := folder.summary()) is not None:
+        return _told({**done, "folder": str(folder.path)})
+    try:
+        return launch(config)
+    except (ClusterError, UserError) as error:
+        if (folder.path / "config.yaml").exists():
+            with contextlib.suppress(UserError), folder.held():  # or another process is at work there
+                folder.record_failure(_reason(error))
+        raise
+
+
+def _reason(error: Exception) -> str:
+    """In one line why a run ended."""
+    if isinstance(error, (ClusterError, UserError)):
+        return str(error)
+    return lack_of_memory(error) or fault_of_user(error) or described(error)
 
 
 def prepare_torch(config: Config) -> tuple[torch.device, torch.dtype]:
@@ -140,6 +154,9 @@ class _Run:
             self.folder.write_summary(summary)
             if status != "stopped":
                 self.folder.remove_checkpoints()
+        except Exception as error:
+            self.folder.record_failure(_reason(error))
+            raise
         finally:
             if "RANK" not in os.environ:  # a rank may be told once more while it ends that its launcher was killed
                 for number, handler in previous.items():
@@ -231,6 +248,7 @@ class _Run:
                 notes.append(f"there is no whole checkpoint: the run starts anew, and does again what is lost: {lost}")
             self.folder.clear()
         else:
+            self.folder.forget_end()
             self.rows, self.timing = checkpoint["rows"], checkpoint["timing"]
             self.uploads = [checkpoint["uploads"].cpu().numpy()]
             self.folder.write_rows("metrics.csv", self.rows)

@@ -117,6 +117,18 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
 
+    def record_failure(self, reason: str) -> None:
+        """Tables and figures say of it that it failed, and why; to begin or go on, it counts as not run.
+
+        That the folder cannot be written is left aside: the failure itself is told.
+        """
+        with contextlib.suppress(OSError):
+            self.write_summary({"status": "failed", "reason": reason})
+
+    def forget_end(self) -> None:
+        """It goes on: that it had stopped or failed holds no more."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Write a checkpoint; the last one stays as its predecessor until the next."""
         buffer = io.BytesIO()
@@ -197,7 +209,8 @@ class NoFolder(RunFolder):
     def _ignore(self, *content: Any) -> None:
         pass
 
-    write_rows = append_row = write_uploads = write_summary = save_checkpoint = remove_checkpoints = clear = _ignore
+    write_rows = append_row = write_uploads = write_summary = record_failure = forget_end = _ignore
+    save_checkpoint = remove_checkpoints = clear = _ignore
 
 
 def read_identity(path: Path) -> dict[str, Any] | None:
