@@ -102,7 +102,7 @@ class TestCommands:
         (folder,) = (tmp_path / "runs").iterdir()
         code, told, _ = sasg("show", str(folder))
         assert code == 0 and "algorithm.compressor.density" in told and "finished" in told and "rounds" in told
-        assert f"python -m sasg {folder}/config.yaml --into again" in told
+        assert f"python -m sasg {folder}/config.json --into again" in told
         assert sasg("show", "digits-sasg", "--runs-dir", str(tmp_path / "runs"))[1] == told
         small_runs.make(tmp_path / "runs", ["sgd"], [1])
         lines = sasg("show", str(tmp_path / "runs"))[1].splitlines()

@@ -17,7 +17,7 @@ from sasg.training.run_folder import RunFolder, folder_of
 from sasg.training.trainer import Trainer
 
 TINY = ("dataset.kind=tests.study_parts.tiny", "model.hidden=[8]", "task.batch_size=5", "max_iterations=6")
-REPEATABLE = ("config.yaml", "metrics.csv", "uploads.npz")
+REPEATABLE = ("config.json", "metrics.csv", "uploads.npz")
 
 
 def tiny(runs_dir: Path, *overrides: str):
@@ -88,7 +88,7 @@ class TestProcesses:
         """A run that had begun, and whose processes fail."""
         self.config = tiny(tmp_path, "cluster=distributed", "cluster.processes=2")
         whole = run(tiny(tmp_path / "whole"))
-        identity = json.loads((Path(whole["folder"]) / "config.yaml").read_text())
+        identity = json.loads((Path(whole["folder"]) / "config.json").read_text())
         folder = folder_of(self.config, identity["data_sha256"], "cpu")
         with folder.held():
             pass

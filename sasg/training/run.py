@@ -81,7 +81,7 @@ def _launched(config: Config, dataset: Dataset | None, device: torch.device) -> 
     try:
         return launch(config)
     except (ClusterError, UserError) as error:
-        if (folder.path / "config.yaml").exists():
+        if (folder.path / "config.json").exists():
             with contextlib.suppress(UserError), folder.held():  # or another process is at work there
                 folder.record_failure(_reason(error))
         raise
