@@ -92,6 +92,7 @@ BUILT_IN = {
     "objectives": "sasg.report.convex.table",
     "published_draws": "sasg.report.published_draws.table",
     "votes": "sasg.report.vote_table.table",
+    "sensitivity": "sasg.report.sensitivity.table",
     # and figures
     "accuracy": "sasg.report.figures.accuracy",
     "accuracy_and_loss": "sasg.report.figures.accuracy_and_loss",
@@ -102,6 +103,7 @@ BUILT_IN = {
     "descent": "sasg.report.convex.descent",
     "lines": "sasg.report.figures.lines",
     "real_bits": "sasg.report.figures.real_bits",
+    "sensitivity_figure": "sasg.report.sensitivity.figure",
     "thresholds": "sasg.report.figures.thresholds",
     "time_to_baseline": "sasg.report.time_figures.time_to_baseline",
     "uploads": "sasg.report.figures.uploads",

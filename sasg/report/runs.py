@@ -1,6 +1,7 @@
 """Run folders as results: which one belongs to a configuration, what it says, and what became of it.
 
-Looking one up needs no data: a folder's own config.json names the data and the kind of device it was made with.
+Looking one up needs no data: a folder's own config.json names the data and the kind of device it was made with. A run
+without a folder may be among the packed ones beside the folders (see `packed`).
 """
 
 import json
@@ -14,6 +15,7 @@ import pandas as pd
 
 from sasg.config import Config, digest, from_dict
 from sasg.errors import UserError
+from sasg.report.packed import SUFFIX, unpacked
 from sasg.training.run_folder import RunFolder, read_identity
 
 ENDED = ("finished", "diverged")
@@ -26,6 +28,7 @@ class Run:
     path: Path
     identity: dict[str, Any]  # its config.json
     summary: dict[str, Any]  # its summary.json; of one that has not ended, at least the `status`
+    packed: Path | None = None  # the file of packed runs that it is from; then there is no folder, and no curve
 
     @property
     def status(self) -> str:
@@ -154,9 +157,16 @@ def _told(path: Path) -> dict[str, Any]:
 
 def _runs_of(config: Config) -> list[Run]:
     """The runs that have this configuration, on any data and device that it allows."""
-    pattern = f"{config.task.name}-{config.algorithm['name']}-s{config.seed}-*"
-    runs = [read_run(path) for path in sorted(Path(config.runs_dir).glob(pattern))]
+    prefix = f"{config.task.name}-{config.algorithm['name']}-s{config.seed}-"
+    runs_dir = Path(config.runs_dir)
+    runs = [read_run(path) for path in sorted(runs_dir.glob(f"{prefix}*"))]
+    runs += [run for run in _packed_in(runs_dir) if run.path.name.startswith(prefix)]
     return [run for run in runs if run and run.path.name == config.run_name(run.identity) and _allows(config, run)]
+
+
+def _packed_in(runs_dir: Path) -> list[Run]:
+    files = sorted(runs_dir.glob(f"*{SUFFIX}"))
+    return [Run(runs_dir / name, *content, packed=file) for file in files for name, content in unpacked(file).items()]
 
 
 def _allows(config: Config, run: Run) -> bool:

@@ -108,7 +108,9 @@ def write_part(where: str, spec: Mapping[str, Any], entries: Sequence[Entry], fo
 
 
 def _runs_behind(series: Sequence[Series], folder: Path) -> str:
-    """Links from the table's folder to the runs of each row, and what they were made with."""
+    """Links from the table's folder to the runs of each row, and what they were made with; nothing without runs."""
+    if not series:
+        return ""
     runs = [run for one in series for run in one.runs]
     lines = ["## The runs behind each row\n"]
     if runs:
@@ -129,7 +131,7 @@ def _link(entry: Entry, folder: Path) -> str:
     seed = f"seed {entry.config.seed}" + (f" ({entry.config.device})" if entry.config.device != "auto" else "")
     if run is None:
         return f"{seed} not run"
-    path = Path(os.path.relpath(run.path.absolute(), folder.absolute())).as_posix()
+    path = Path(os.path.relpath((run.packed or run.path).absolute(), folder.absolute())).as_posix()
     return f"[{seed}]({path})" + ("" if run.status == "finished" else f" {run.words}")
 
 

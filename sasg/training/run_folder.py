@@ -112,7 +112,7 @@ class RunFolder:
         """Who uploaded when: bool [iterations, M], bit-packed."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, packed=np.packbits(uploads), shape=np.array(uploads.shape))
-        _write_bytes(self.path / "uploads.npz", buffer.getvalue())
+        write_bytes(self.path / "uploads.npz", buffer.getvalue())
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         write_text(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -231,10 +231,11 @@ def read_uploads(path: Path) -> np.ndarray:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content in one step."""
-    _write_bytes(path, text.encode())
+    write_bytes(path, text.encode())
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step."""
     os.replace(_write_partial(path, content), path)
 
 
