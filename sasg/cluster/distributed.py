@@ -21,7 +21,8 @@ from sasg.cluster.wire import Wire, WireFormat
 from sasg.errors import UserError
 
 T = TypeVar("T")
-TOGETHER_BYTES = 2**30
+TOGETHER_BYTES = {"cuda": 2**30, "cpu": 2**22}
+"""Up to how many bytes uploads are taken together, by the wire's device; more leave a CPU's cache before their use."""
 ALIGNMENT = 16  # bytes: where the payloads of a buffer begin, so that numbers lie well
 DENSE = -1  # in the header of an update: no support follows
 
@@ -167,7 +168,8 @@ class DistributedCluster(Cluster):
 
     def _takes_together(self, forms: Mapping[int, WireFormat]) -> bool:
         if self._reception == "auto":
-            return sum(form.num_bytes for form in forms.values()) <= TOGETHER_BYTES
+            limit = TOGETHER_BYTES[self.transport.device.type]
+            return sum(form.num_bytes for form in forms.values()) <= limit
         return self._reception == "parallel"
 
     def _expect(self, workers: list[int], form: WireFormat, place: int, own: Payload) -> Callable[[], Payload]:
