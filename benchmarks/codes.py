@@ -22,7 +22,7 @@ import torch
 from sasg.report.table3 import model_sizes
 
 from sasg.cluster import IntegerLevelCode, LevelCode, Payload, Segment
-from sasg.cluster.codes import WRITABLE, packed_bits, position_bits
+from sasg.cluster.accounting.codes import WRITABLE, packed_bits, position_bits
 from sasg.cluster.wire import WireFormat
 
 

@@ -34,9 +34,9 @@ sys.path.insert(0, str(ROOT))
 from experiments.gpus import visible_gpus  # noqa: E402
 from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.cluster import Cluster  # noqa: E402
+from sasg.cluster.accounting.ledger import uplink_bits  # noqa: E402
 from sasg.cluster.distributed import spread_workers  # noqa: E402
 from sasg.cluster.factory import open_cluster  # noqa: E402
-from sasg.cluster.ledger import uplink_bits  # noqa: E402
 from sasg.cluster.stopwatch import PHASES  # noqa: E402
 from sasg.config import Config, load  # noqa: E402
 from sasg.errors import UserError  # noqa: E402

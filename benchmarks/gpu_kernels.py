@@ -95,7 +95,7 @@ def cases():
 
 
 def make(layer, op, sets):
-    from sasg.gpu import convolution as tc
+    from sasg.kernels import convolution as tc
 
     ci, co, size, k, s = layer
     ci = max(ci, 16)

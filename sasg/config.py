@@ -163,7 +163,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp64", "fp32", "tf32", "bf16"] = "tf32"  # of the passes; states are fp32 (fp64 for fp64)
-    gradients: Literal["auto", "loop", "vmap", "batched", "streams", "triton"] = "auto"  # see problem.gradients
+    gradients: Literal["auto", "loop", "vmap", "batched", "streams", "triton"] = "auto"  # see gradients
     deterministic: bool = False
     max_iterations: int | None = None
     evaluate_every: int = 100
@@ -171,7 +171,7 @@ class Config:
     budget: str | float | None = None
     threads: int = 1
     weight_decay: float = 0.0
-    index_codes: tuple[str, ...] | None = None  # codes in which positions are counted; see cluster.codes
+    index_codes: tuple[str, ...] | None = None  # codes in which positions are counted; see cluster.accounting.codes
     runs_dir: str = "results/runs"
     data: Data = field(default_factory=Data)
     tracker: dict | None = None

@@ -16,13 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("sasg", "errors", "origins", "environment"),
+    ("sasg", "errors", "origins", "environment", "builtin", "randomness"),
     ("parts", "lifetime", "places"),
     ("config",),
-    ("gpu", "kernels", "rows"),
-    ("gradients", "cluster"),
-    ("problem",),
+    ("kernels",),
+    ("cluster",),
+    ("gradients",),
     ("algorithms",),
+    ("problem",),
     ("training",),
     ("report", "checks"),
     ("__main__",),

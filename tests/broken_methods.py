@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.composed import Composed
-from sasg.algorithms.compressors import Compressor, Identity
-from sasg.algorithms.qsgd import QSGD
-from sasg.algorithms.triggers import Always
+from sasg.algorithms.methods.composed import Composed
+from sasg.algorithms.parts.compressors import Compressor, Identity
+from sasg.algorithms.parts.qsgd import QSGD
+from sasg.algorithms.parts.triggers import Always
 from sasg.cluster import IntegerLevelCode, Payload
 
 

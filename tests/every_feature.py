@@ -16,7 +16,7 @@ from sasg.cluster import (
     Uploads,
     Values,
 )
-from sasg.cluster.codes import CODES, MORE_CODES
+from sasg.cluster.accounting.codes import CODES, MORE_CODES
 from sasg.gradients import Oracle
 
 COLUMNS = ("side_bits", "vote_bits")

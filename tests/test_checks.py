@@ -15,9 +15,9 @@ from experiments.composing import telling_errors
 from sasg.checks import Finding, check
 from sasg.checks.observe import observe
 from sasg.cluster import SimulatedCluster
-from sasg.cluster.ledger import columns
+from sasg.cluster.accounting.ledger import columns
 from sasg.config import Config
-from sasg.problem.gradients.vmap import VmapEngine
+from sasg.gradients.vmap import VmapEngine
 from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer
 
@@ -172,7 +172,7 @@ class TestCommand:
     def test_what_is_to_be_mended_first(self, said, tmp_path, content, says):
         (tmp_path / "mine.yaml").write_text(content)
         (tmp_path / "mine_method.py").write_text(
-            "from sasg.algorithms.compressors import Compressor\n\n\n\nclass Mine(Compressor):\n    pass\n"
+            "from sasg.algorithms.parts.compressors import Compressor\n\n\n\nclass Mine(Compressor):\n    pass\n"
         )
         code, out, err = said("mine.yaml")
         (line,) = err.splitlines()

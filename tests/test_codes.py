@@ -8,10 +8,10 @@ import torch
 from naive_codes import as_bytes, symbols, written
 
 from sasg.cluster import IntegerLevelCode, Ledger, LevelCode, Payload, Positions, Segment, ValueCode
-from sasg.cluster.codes import CODES, MORE_CODES, WRITABLE, check_codes, position_bits
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.codes import CODES, MORE_CODES, WRITABLE, check_codes, position_bits
+from sasg.cluster.accounting.ledger import uplink_bits
+from sasg.cluster.accounting.position_coding import decode_positions, encode_positions
 from sasg.cluster.payload import compact
-from sasg.cluster.position_coding import decode_positions, encode_positions
 from sasg.errors import ContractError, UserError
 
 CPU = torch.device("cpu")

@@ -30,14 +30,14 @@ from test_reference import set_up
 from torch import Tensor, nn
 
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.compressors import Compressor, TopK
-from sasg.algorithms.draws import number_streams
-from sasg.algorithms.half import HalfPrecision
-from sasg.algorithms.natural import Natural
-from sasg.algorithms.qsgd import QSGD
-from sasg.algorithms.random_k import RandomK
-from sasg.algorithms.signs import ScaledSign, Sign
-from sasg.algorithms.terngrad import TernGrad
+from sasg.algorithms.parts.compressors import Compressor, TopK
+from sasg.algorithms.parts.draws import number_streams
+from sasg.algorithms.parts.half import HalfPrecision
+from sasg.algorithms.parts.natural import Natural
+from sasg.algorithms.parts.qsgd import QSGD
+from sasg.algorithms.parts.random_k import RandomK
+from sasg.algorithms.parts.signs import ScaledSign, Sign
+from sasg.algorithms.parts.terngrad import TernGrad
 from sasg.cluster import Payload, SimulatedCluster
 from sasg.cluster.wire import WireFormat
 from sasg.errors import UserError

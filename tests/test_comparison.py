@@ -14,7 +14,7 @@ import pytest
 
 from experiments.study import compose_grid
 from sasg.__main__ import telling_user_errors
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.config import Config
 from sasg.report import comparison, tables
 from sasg.report.comparison import compare

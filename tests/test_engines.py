@@ -7,7 +7,7 @@ from suite_config import small_batchnorm
 from torch import nn
 
 from sasg.errors import UserError
-from sasg.problem.gradients import make_engine
+from sasg.gradients.engines import make_engine
 from sasg.problem.models import fc, resnet18
 
 W, B = 3, 4

@@ -6,9 +6,9 @@ import torch
 from naive_gd_sec import NaiveGDSEC
 from suite_config import config
 
-from sasg.algorithms.draws import Draws
-from sasg.algorithms.qsgd import RandomRounding
-from sasg.algorithms.sampling import OneBySmoothness
+from sasg.algorithms.parts.draws import Draws
+from sasg.algorithms.parts.qsgd import RandomRounding
+from sasg.algorithms.parts.sampling import OneBySmoothness
 from sasg.cluster import SimulatedCluster
 from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer

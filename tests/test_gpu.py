@@ -15,12 +15,12 @@ if not torch.cuda.is_available():
 import zoo
 
 from benchmarks.gpu import METHODS, VOTES, configuration, make_trainer, random_dataset
-from sasg.algorithms.top_k import TopKSelector
+from sasg.algorithms.parts.top_k import TopKSelector
 from sasg.cluster import Ledger, Payload, Positions, Segment, Update
-from sasg.cluster.codes import CODES, MORE_CODES
+from sasg.cluster.accounting.codes import CODES, MORE_CODES
 from sasg.errors import UserError
-from sasg.gpu.normalisation import GhostBatchNorm
-from sasg.problem.gradients import make_engine
+from sasg.gradients.engines import make_engine
+from sasg.kernels.normalisation import GhostBatchNorm
 from sasg.training.graph import Captured
 
 WORKERS, SAMPLES = 3, 4

@@ -5,8 +5,8 @@ import torch
 from suite_config import config, iterate
 from torch import nn
 
-from sasg.algorithms.compressors import TopK
-from sasg.algorithms.feedback import ErrorMemory
+from sasg.algorithms.parts.compressors import TopK
+from sasg.algorithms.parts.feedback import ErrorMemory
 from sasg.cluster import SimulatedCluster
 from sasg.problem.problem import build_model, load_dataset
 from sasg.training.trainer import Trainer

@@ -18,14 +18,14 @@ from ranks import configuration
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sasg.algorithms.qsgd import RandomRounding
-from sasg.algorithms.quantisers import LogUniformGroups
+from sasg.algorithms.parts.qsgd import RandomRounding
+from sasg.algorithms.parts.quantisers import LogUniformGroups
 from sasg.cluster import SimulatedCluster
-from sasg.problem.gradients import make_engine
+from sasg.gradients.engines import make_engine
+from sasg.kernels.rows import add_rows_, squared_distances, sum_in_order
 from sasg.problem.models import fc
 from sasg.problem.objectives import CrossEntropy
 from sasg.problem.problem import load_dataset
-from sasg.rows import add_rows_, squared_distances, sum_in_order
 from sasg.training.trainer import Trainer
 
 aten = torch.ops.aten

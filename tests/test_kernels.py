@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_spec("triton"), reas
 
 TOP_K = """
 import torch
-import sasg.gpu.top_k as kernels
-from sasg.algorithms.top_k import TopKSelector
+import sasg.kernels.triton_top_k as kernels
+from sasg.algorithms.parts.top_k import TopKSelector
 from sasg.cluster import Segment
 
 kernels.TILE, kernels.LINE, kernels.SEARCHED, kernels.CHUNK = 64, 16, 256, 16
@@ -32,9 +32,9 @@ ENGINE = """
 import torch
 import torch.nn.functional as F
 from torch import nn
-import sasg.gpu.convolution as kernels
-from sasg.problem.gradients import make_engine
-from sasg.problem.gradients.triton_engine import TritonEngine
+import sasg.kernels.convolution as kernels
+from sasg.gradients.engines import make_engine
+from sasg.gradients.triton_engine import TritonEngine
 
 torch.backends.cudnn.allow_tf32 = False
 kernels._small_blocks = lambda n, k: {"BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16}

@@ -18,10 +18,10 @@ from sasg.cluster import SimulatedCluster
 from sasg.cluster.factory import open_cluster
 from sasg.config import Baseline, Config, from_dict
 from sasg.errors import UserError
+from sasg.gradients.engines import make_engine
 from sasg.problem import text
 from sasg.problem.batches import Batches
 from sasg.problem.draws import Counter
-from sasg.problem.gradients import make_engine
 from sasg.problem.models import gpt
 from sasg.problem.objectives import IGNORED, NextCharacter
 from sasg.problem.problem import build_model, load_dataset

@@ -9,8 +9,8 @@ import torch
 from suite_config import config, iterate
 
 from sasg.cluster import Ledger, Payload, Segment, SimulatedCluster
-from sasg.cluster.ledger import uplink_bits
-from sasg.problem.layout import Layout
+from sasg.cluster.accounting.ledger import uplink_bits
+from sasg.gradients.layout import Layout
 from sasg.problem.models import fc, resnet18
 from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer

@@ -18,7 +18,7 @@ from benchmarks.table3 import replay as table3
 from benchmarks.table3.namespaces import can_shape, shaped_star
 from experiments.study import compose_grid
 from sasg.__main__ import run_config
-from sasg.cluster.links import Link
+from sasg.cluster.accounting.links import Link
 from sasg.errors import UserError
 from sasg.parts import build
 

@@ -11,13 +11,13 @@ from naive_vote import NaiveVoting, VoteSettings, mix, splitmix_uniform
 from suite_config import config, iterate
 
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.draws import number_streams
-from sasg.algorithms.quantisers import LogUniformGroups
-from sasg.algorithms.votes import RandomVote
+from sasg.algorithms.parts.draws import number_streams
+from sasg.algorithms.parts.quantisers import LogUniformGroups
+from sasg.algorithms.parts.votes import RandomVote
 from sasg.cluster import Payload, Segment, SimulatedCluster, Uploads
 from sasg.errors import UserError
 from sasg.problem.problem import build_model, load_dataset
-from sasg.problem.randomness import Purpose, bits, device_uniform
+from sasg.randomness import Purpose, bits, device_uniform
 from sasg.training import trainer as trainer_module
 from sasg.training.trainer import Trainer
 

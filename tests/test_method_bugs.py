@@ -16,7 +16,7 @@ from sasg.errors import lack_of_memory
 TINY = ("dataset.kind=tests.study_parts.tiny", "model.hidden=[8]", "task.batch_size=5", "max_iterations=3")
 PART = """
 import torch
-from sasg.algorithms.compressors import Compressor
+from sasg.algorithms.parts.compressors import Compressor
 from sasg.cluster import Payload, Segment
 
 
@@ -140,7 +140,7 @@ def test_a_method_without_step(said):
 
 IN_THE_FILE = [
     ("import nowhere_to_be_found", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-    ("from sasg.algorithms.compressors import Kompressor", "ImportError: cannot import name 'Kompressor'"),
+    ("from sasg.algorithms.parts.compressors import Kompressor", "ImportError: cannot import name 'Kompressor'"),
     ("undefined", "NameError"),
     ("def broken(:", "SyntaxError"),
 ]
@@ -172,7 +172,7 @@ def test_type_hints_that_cannot_be_read(said):
 
 def test_a_method_of_its_own_that_counts_its_mini_batches_wrong(said):
     text = """
-from sasg.algorithms.local_sgd import LocalSGD
+from sasg.algorithms.methods.local_sgd import LocalSGD
 
 
 class Mine(LocalSGD):
@@ -195,7 +195,7 @@ def test_the_traceback_can_be_asked_for(said, monkeypatch):
 
 def test_the_suites_own_errors_keep_their_traceback(monkeypatch):
     def fail():
-        from sasg.rows import copy_rows_
+        from sasg.kernels.rows import copy_rows_
 
         copy_rows_(None, None, None)
 

@@ -8,16 +8,16 @@ from suite_config import config
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace, check_state
-from sasg.algorithms.compressors import Compressor
-from sasg.algorithms.draws import Draws, Stream, number_streams
-from sasg.algorithms.feedback import ErrorMemory
-from sasg.algorithms.qsgd import QSGD
-from sasg.algorithms.triggers import Lazy
-from sasg.algorithms.votes import RandomVote
+from sasg.algorithms.parts.compressors import Compressor
+from sasg.algorithms.parts.draws import Draws, Stream, number_streams
+from sasg.algorithms.parts.feedback import ErrorMemory
+from sasg.algorithms.parts.qsgd import QSGD
+from sasg.algorithms.parts.triggers import Lazy
+from sasg.algorithms.parts.votes import RandomVote
 from sasg.cluster import Payload, SimulatedCluster
 from sasg.errors import UserError
 from sasg.problem.problem import load_dataset
-from sasg.problem.randomness import Purpose, bits
+from sasg.randomness import Purpose, bits
 from sasg.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ from suite_config import config
 from torch import nn
 
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.compressors import TopK
-from sasg.algorithms.triggers import Lazy
+from sasg.algorithms.parts.compressors import TopK
+from sasg.algorithms.parts.triggers import Lazy
 from sasg.cluster import SimulatedCluster
 from sasg.config import Config
-from sasg.problem.gradients import DenseGradients
-from sasg.problem.normalisation import RunningStatistics
+from sasg.gradients.engines import DenseGradients
+from sasg.gradients.normalisation import RunningStatistics
 from sasg.problem.problem import build_model, load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.schedule import StepSchedule

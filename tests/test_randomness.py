@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sasg.problem import randomness
-from sasg.problem.randomness import Purpose
+from sasg import randomness
+from sasg.randomness import Purpose
 
 GOLDEN = [1819821807830108815, 4042329573538992860, 15960683222631457119]
 

@@ -19,7 +19,7 @@ from run_children import start
 from suite_config import config
 
 from sasg.__main__ import EXIT_CODES, main, run_config, telling_user_errors
-from sasg.cluster.ledger import COLUMNS
+from sasg.cluster.accounting.ledger import COLUMNS
 from sasg.config import Config, digest, load
 from sasg.errors import UserError
 from sasg.report.repetition import beside

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments.study import compose_grid, load_study
-from sasg.cluster.ledger import COLUMNS
+from sasg.cluster.accounting.ledger import COLUMNS
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.report.latex import as_tex

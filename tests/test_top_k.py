@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.compressors import TopK
-from sasg.algorithms.feedback import ErrorMemory
-from sasg.algorithms.top_k import TopKSelector
+from sasg.algorithms.parts.compressors import TopK
+from sasg.algorithms.parts.feedback import ErrorMemory
+from sasg.algorithms.parts.top_k import TopKSelector
 from sasg.cluster import Segment, SimulatedCluster
+from sasg.gradients.engines import DenseGradients
+from sasg.gradients.forms import FactoredGradients, Factors
 from sasg.kernels import scan
-from sasg.problem.gradients import DenseGradients
-from sasg.problem.gradients.gradients import FactoredGradients, Factors
 
 SEGMENTS = (Segment(90_000, 900), Segment(512, 5), Segment(67_000, 1), Segment(10, 10), Segment(3, 1))
 

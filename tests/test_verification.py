@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from sasg.errors import UserError
-from sasg.problem import gradients
-from sasg.problem.gradients import choose_engine
-from sasg.problem.gradients.batched import BatchedEngine
-from sasg.problem.gradients.gradients import FactoredGradients
-from sasg.problem.gradients.loop import LoopEngine
-from sasg.problem.gradients.rows_alone import objection
-from sasg.problem.gradients.vmap import VmapEngine
+from sasg.gradients import engines as gradients
+from sasg.gradients.batched import BatchedEngine
+from sasg.gradients.engines import choose_engine
+from sasg.gradients.forms import FactoredGradients
+from sasg.gradients.loop import LoopEngine
+from sasg.gradients.rows_alone import objection
+from sasg.gradients.vmap import VmapEngine
 
 SHAPE = (1, 8, 8)
 

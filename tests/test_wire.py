@@ -9,7 +9,7 @@ import torch
 from naive_codes import as_bytes, written
 
 from sasg.cluster import IntegerLevelCode, Ledger, LevelCode, Payload, Segment
-from sasg.cluster.codes import ANNOUNCEMENT_BITS, CODES, WRITABLE, packed_bits, position_bits
+from sasg.cluster.accounting.codes import ANNOUNCEMENT_BITS, CODES, WRITABLE, packed_bits, position_bits
 from sasg.cluster.wire import WireFormat
 from sasg.errors import ClusterError, UserError
 

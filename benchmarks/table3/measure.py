@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from benchmarks.table3 import replay as table3  # noqa: E402
 from benchmarks.table3.namespaces import INTERFACE, SERVER_ADDRESS, can_shape, shaped_star  # noqa: E402
 from benchmarks.table3.replay import LAZY, METHODS, NUM_WORKERS, Replay, published_row  # noqa: E402
-from sasg.cluster.links import Link  # noqa: E402
+from sasg.cluster.accounting.links import Link  # noqa: E402
 from sasg.report.writing import as_csv, as_markdown  # noqa: E402
 from sasg.training.run_folder import write_text  # noqa: E402
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sasg.algorithms.aggregation import SumOfLatest, SumOfUploads
 from sasg.algorithms.algorithm import Workspace
-from sasg.algorithms.compressors import TopK
+from sasg.algorithms.parts.aggregation import SumOfLatest, SumOfUploads
+from sasg.algorithms.parts.compressors import TopK
 from sasg.cluster import Nothing, Payload, Uploads
+from sasg.cluster.accounting.links import Link
 from sasg.cluster.distributed import DistributedCluster
 from sasg.cluster.factory import open_cluster
-from sasg.cluster.links import Link
 from sasg.config import ClusterConfig
-from sasg.problem.gradients import make_engine
-from sasg.problem.layout import Layout
+from sasg.gradients.engines import make_engine
+from sasg.gradients.layout import Layout
 from sasg.problem.models import resnet18
 from sasg.report.published import published
 from sasg.training.run_folder import read_uploads

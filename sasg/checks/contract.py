@@ -10,7 +10,7 @@ from torch import Tensor
 from sasg.checks.audit import differences
 from sasg.checks.observe import dataset_of, observe
 from sasg.checks.processes import Lost, run_worlds
-from sasg.cluster.codes import CODES
+from sasg.cluster.accounting.codes import CODES
 from sasg.cluster.distributed import spread_workers
 from sasg.cluster.transport import rank_name
 from sasg.config import Config

@@ -1,11 +1,11 @@
 """Where workers live: what is exchanged, what it costs, who receives it."""
 
+from sasg.cluster.accounting.ledger import Ledger
+from sasg.cluster.accounting.value_codes import IntegerLevelCode, LevelCode, ValueCode
 from sasg.cluster.cluster import Cluster, Server, Uploads
-from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload, Segment
 from sasg.cluster.reply import Coded, Nothing, Positions, Reply, Update, Values
 from sasg.cluster.simulated import SimulatedCluster
-from sasg.cluster.value_codes import IntegerLevelCode, LevelCode, ValueCode
 
 __all__ = [
     "Cluster",

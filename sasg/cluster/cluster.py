@@ -8,11 +8,11 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from sasg.cluster.ledger import Ledger
+from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.payload import Payload
 from sasg.cluster.reply import Reply, Update
 from sasg.cluster.stopwatch import NoStopwatch
-from sasg.rows import sum_in_order
+from sasg.kernels.rows import sum_in_order
 
 T = TypeVar("T")
 UPDATE = Update()

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
-from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Coded, Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch

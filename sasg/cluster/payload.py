@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sasg.cluster.value_codes import ValueCode
+from sasg.cluster.accounting.value_codes import ValueCode
 from sasg.errors import ContractError
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sasg.cluster.value_codes import ValueCode
+from sasg.cluster.accounting.value_codes import ValueCode
 
 
 class Reply:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
-from sasg.cluster.ledger import Ledger
 from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Reply
 from sasg.cluster.stopwatch import NoStopwatch

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasg.cluster.codes import WRITABLE, packed_bits
+from sasg.cluster.accounting.codes import WRITABLE, packed_bits
+from sasg.cluster.accounting.position_coding import decode_positions, encode_positions, min_bits
+from sasg.cluster.accounting.value_codes import ValueCode
 from sasg.cluster.payload import Payload, Segment
-from sasg.cluster.position_coding import decode_positions, encode_positions, min_bits
-from sasg.cluster.value_codes import ValueCode
 from sasg.errors import ClusterError, UserError
 
 Wire = Literal["plain", "packed"]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sasg.problem import randomness
+from sasg import randomness
 from sasg.problem.datasets import Source
-from sasg.problem.randomness import Purpose
+from sasg.randomness import Purpose
 
 ONE = 1 << 16  # rotations are in 16.16 fixed point, as in Pillow
 

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sasg import randomness
 from sasg.errors import UserError
 from sasg.parts import build
-from sasg.problem import image_files, randomness
+from sasg.problem import image_files
 from sasg.problem.image_files import Arrays
 
 # What is known about some files, by their SHA-256, so that every result can say what it was trained on.

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sasg import randomness
 from sasg.config import PARTS, Config
 from sasg.errors import UserError
 from sasg.parts import build, resolve
-from sasg.problem import randomness
 from sasg.problem.datasets import Dataset
-from sasg.problem.randomness import Purpose
 from sasg.problem.shards import cut, iid
+from sasg.randomness import Purpose
 
 _EVALUATE_EVERY = 100  # iterations, in the published notebook
 

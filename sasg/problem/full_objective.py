@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sasg.errors import UserError
+from sasg.gradients.engines import Engine
 from sasg.problem.batches import Batches
-from sasg.problem.gradients import Engine
 from sasg.problem.minimum import minimum
 from sasg.problem.objectives import SumObjective
 

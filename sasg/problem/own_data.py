@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
+from sasg import randomness
 from sasg.errors import UserError
-from sasg.problem import image_files, randomness
+from sasg.problem import image_files
 from sasg.problem.datasets import Dataset, Source, Split, from_arrays
 from sasg.problem.image_files import Arrays
 from sasg.problem.tabular import from_features

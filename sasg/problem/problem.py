@@ -11,17 +11,17 @@ from torch.func import functional_call
 
 from sasg.config import Config
 from sasg.errors import NoSmoothness, UserError
+from sasg.gradients.admission import admit, materialise
+from sasg.gradients.engines import choose_engine
+from sasg.gradients.layout import trained_parameters
+from sasg.gradients.normalisation import RunningStatistics
+from sasg.gradients.oracle import Oracle
 from sasg.parts import build, takes
-from sasg.problem.admission import admit, materialise
 from sasg.problem.batches import Batches
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import Counter, Draws
 from sasg.problem.full_objective import FullObjective, Smoothness
-from sasg.problem.gradients import choose_engine
-from sasg.problem.layout import trained_parameters
-from sasg.problem.normalisation import RunningStatistics
 from sasg.problem.objectives import IGNORED, CrossEntropy, Objective, SumObjective
-from sasg.problem.oracle import Oracle
 
 OWN_STATISTICS = "_own_statistics"
 """At the end of a column of accuracies for which BatchNorm has each source's own running statistics."""

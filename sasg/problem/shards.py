@@ -7,9 +7,9 @@ stay fixed. UserError: more workers than samples (or than a rule can serve), or 
 
 import numpy as np
 
+from sasg import randomness
 from sasg.errors import UserError
-from sasg.problem import randomness
-from sasg.problem.randomness import Purpose
+from sasg.randomness import Purpose
 
 
 def iid(labels: np.ndarray, sources: np.ndarray, num_workers: int, seed: int) -> list[np.ndarray]:

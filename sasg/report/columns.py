@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.judging import final_name, judged_by
 from sasg.report.names import METRICS, method_name, metric_text, percent, task_name
 from sasg.report.runs import Run

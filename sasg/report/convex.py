@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.columns import Given, count, final, scientific
 from sasg.report.names import METRICS, method_name, metric_label, task_name
 from sasg.report.panels import gap, legend, line_of, mark_baseline

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.runs import Run
 from sasg.training.run_folder import read_uploads
 

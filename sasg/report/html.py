@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.curves import TRIGGER_COLUMNS, frame, upload_shares
 from sasg.report.names import METRICS, method_name, task_name
 from sasg.report.published import published

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.errors import UserError
 from sasg.problem.problem import OWN_STATISTICS
 from sasg.report.columns import (

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sasg.cluster.links import Link
+from sasg.cluster.accounting.links import Link
 from sasg.places import CONF
 from sasg.report.curves import frame, over_runs
 from sasg.report.judging import baseline_name

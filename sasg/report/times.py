@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from sasg.cluster.links import Link
+from sasg.cluster.accounting.links import Link
 from sasg.parts import build
 from sasg.places import files
 from sasg.report.curves import frame

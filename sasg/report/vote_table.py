@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import Any
 
-from sasg.cluster.ledger import uplink_bits
+from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.columns import NOT_RUN, Given, OverSeeds
 from sasg.report.names import method_name, percent
 from sasg.report.published import published

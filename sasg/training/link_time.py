@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from sasg.cluster.links import Link
+from sasg.cluster.accounting.links import Link
 from sasg.config import Config
 from sasg.parts import build
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sasg.config import Config, from_dict
 from sasg.errors import UserError
-from sasg.problem.gradients import ENGINES
+from sasg.gradients.engines import ENGINES
 from sasg.training.run_folder import RunFolder, read_identity
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import STATE_SCOPES, Algorithm, Workspace, check_state
-from sasg.algorithms.draws import number_streams
+from sasg.algorithms.parts.draws import number_streams
 from sasg.cluster import Cluster, Ledger
-from sasg.cluster.codes import CODES, check_codes
-from sasg.cluster.links import Link
+from sasg.cluster.accounting.codes import CODES, check_codes
+from sasg.cluster.accounting.links import Link
 from sasg.config import PARTS, Config
 from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve

@@ -1,0 +1,1 @@
+"""Methods: each an `Algorithm` with its `step`."""

@@ -1,0 +1,89 @@
+"""What does a worker upload?"""
+
+from abc import abstractmethod
+from math import floor
+from typing import ClassVar
+
+from torch import Tensor
+
+from sasg.algorithms.algorithm import Part, Workspace
+from sasg.algorithms.parts.segments import Scope, segment_sizes
+from sasg.algorithms.parts.top_k import TopKSelector
+from sasg.cluster import Payload, Segment
+from sasg.errors import UserError
+from sasg.gradients import Gradients
+
+
+class Compressor(Part):
+    """Turns vectors [W, d] into payloads.
+
+    num_kept: k, the entries of every upload that has indices, known after set-up; None: uploads are dense.
+    returns_input: whether a payload's values are the vectors that it was given, in their memory.
+    no_memory: why there can be no error memory before it, in words.
+    """
+
+    num_kept: int | None = None
+    returns_input: ClassVar[bool] = False
+    no_memory: str | None = None
+
+    @abstractmethod
+    def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
+        """The payloads of `vectors` [W, d]; rows that do not send may hold anything finite."""
+
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
+        """Add scale * gradients to `vectors` [W, d], and take their payloads out of them, in the rows that send.
+
+        What remains is not transmitted.
+        """
+        gradients.add_(vectors, scale, sent)
+        payload = self(vectors, sent)
+        values = payload.uploaded(sent)
+        if payload.indices is None:
+            vectors.sub_(values)
+        else:
+            vectors.scatter_add_(1, payload.indices, -values)
+        return payload
+
+
+class Identity(Compressor):
+    """Everything, as it is."""
+
+    returns_input = True
+    no_memory = "identity transmits everything, so an error memory stays empty; use NoFeedback"
+
+    def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
+        return Payload(vectors)
+
+
+class Sparsifier(Compressor):
+    """Some entries of each segment, as they are.
+
+    Options
+    -------
+    density: K / n in (0, 1]; K = max(1, floor(density * n)) of each segment's n entries. Larger sends more.
+    scope: the segments are the parameter "tensor"s (published code), or the one whole "vector" (the formulas).
+    """
+
+    def __init__(self, density: float, scope: Scope = "tensor"):
+        if not 0 < density <= 1:
+            raise UserError(f"density={density}: must be in (0, 1]")
+        self.density = density
+        self.scope = scope
+
+    def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
+        sizes = segment_sizes(workspace, self.scope)
+        # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
+        self.segments = tuple(Segment(n, max(1, floor(self.density * n + 1e-9))) for n in sizes)
+        self.num_kept = sum(segment.kept for segment in self.segments)
+        self._select = TopKSelector(self.segments)
+
+
+class TopK(Sparsifier):
+    """The entries of largest magnitude, ties to the lowest index. Options: as of `Sparsifier`."""
+
+    def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
+        return Payload(*self._select(vectors, sent), self.segments, in_range=True)
+
+    def take_(self, vectors: Tensor, sent: Tensor | None, gradients: Gradients, scale: Tensor) -> Payload:
+        return Payload(*self._select.take_(vectors, sent, gradients, scale), self.segments, in_range=True)
