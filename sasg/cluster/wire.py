@@ -98,15 +98,15 @@ class WireFormat:
 
     def announced(self, headers: Tensor, sender: str) -> "WireFormat":
         """The form of an upload, from its row of `headers`. ClusterError if there is no such form."""
-        headers = headers.tolist()
+        announced = headers.tolist()
         form = self
         if self.varying:
-            k = headers[0]
+            k = announced[0]
             if not 0 <= k <= self.k:
                 raise ClusterError(f"{sender} sent a payload of {k} entries, outside 0..{self.k}; it is refused")
             form = replace(form, k=k)
         if self._packs:
-            num_bytes, place = divmod(headers[-1], len(WRITABLE))
+            num_bytes, place = divmod(announced[-1], len(WRITABLE))
             form = replace(form, position_code=WRITABLE[place], announced_position_bytes=num_bytes)
             least = (min_bits(form.position_code, form._coded) + 7) // 8
             if num_bytes < least or num_bytes > (4 * form.k if form.position_code == "delta" else least):

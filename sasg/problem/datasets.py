@@ -119,6 +119,7 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)"""
+        assert isinstance(self.train, Split)
         _, channels, height, width = self.train.images.shape
         return channels, height, width
 

@@ -16,7 +16,7 @@ import numpy as np
 from sasg import randomness
 from sasg.errors import UserError
 from sasg.problem import image_files
-from sasg.problem.datasets import Dataset, Source, Split, from_arrays
+from sasg.problem.datasets import Dataset, Samples, Source, Split, from_arrays
 from sasg.problem.image_files import Arrays
 from sasg.problem.tabular import from_features
 
@@ -124,7 +124,8 @@ def _table(
     return Dataset(path.stem, num_classes, train.sources, train.train, test, train.origin, digest)
 
 
-def _digest(split: Split) -> str:
+def _digest(split: Samples) -> str:
+    assert isinstance(split, Split)
     return hashlib.sha256(split.images.numpy().tobytes() + split.labels.numpy().tobytes()).hexdigest()
 
 

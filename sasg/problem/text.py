@@ -44,7 +44,7 @@ class Windows(Samples):
         return replace(self, **chosen)
 
     def to(self, device: torch.device | str) -> "Windows":
-        moved = {name: tensor.to(device) for name, tensor in vars(self).items() if isinstance(tensor, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if torch.is_tensor(value)}
         return replace(self, **moved)
 
     def raw(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,18 +57,23 @@ class Windows(Samples):
 class TextDataset(Dataset):
     """A `Dataset` whose train and test are `Windows`; its classes are the characters."""
 
+    @property
+    def _context(self) -> int:
+        assert isinstance(self.train, Windows)
+        return self.train.context
+
     def given_to_model(self, num_outputs: int) -> dict[str, Any]:
-        return {"context": self.train.context, "num_characters": num_outputs}
+        return {"context": self._context, "num_characters": num_outputs}
 
     def output_shape(self, num_outputs: int) -> tuple[int, ...]:
-        return self.train.context, num_outputs
+        return self._context, num_outputs
 
     def random_inputs(self, *leading: int) -> Tensor:
-        shape = *leading, self.train.context
+        shape = *leading, self._context
         return torch.randint(self.num_classes, shape, generator=torch.Generator().manual_seed(0))
 
     def describe_inputs(self) -> str:
-        return f"{self.name}'s windows of {self.train.context} characters"
+        return f"{self.name}'s windows of {self._context} characters"
 
 
 def shakespeare(root: Path, download: bool, context: int, stride: int = 1) -> Dataset:
@@ -173,6 +178,6 @@ def _windows(numbers: np.ndarray, labels: np.ndarray, context: int, stride: int,
     beyond = max(0, int(starts[-1]) + context - len(characters))
     characters = np.pad(characters, (0, beyond))
     following = np.pad(following, (0, beyond), constant_values=IGNORED)
-    tensors = (torch.from_numpy(array.astype(np.int64)) for array in (characters, following, starts))
+    text, targets, begins = (torch.from_numpy(array.astype(np.int64)) for array in (characters, following, starts))
     of_starts = torch.from_numpy(labels[starts])
-    return Windows(*tensors, context, of_starts, torch.zeros_like(of_starts))
+    return Windows(text, targets, begins, context, of_starts, torch.zeros_like(of_starts))

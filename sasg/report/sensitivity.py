@@ -7,7 +7,9 @@ its method (the usual one) in just these, or is that one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,8 +33,8 @@ _PANELS = (
     (SKIPPED, "skipped uploads"),
 )
 _SPAN = 8  # from this ratio of the largest to the smallest value on, the axis is logarithmic
-_NEVER = {"marker": "x", "linestyle": "none", "markersize": 4}
-_USUAL = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
+_NEVER: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 4}
+_USUAL: dict[str, Any] = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
 _NOTES = f"""Epochs, rounds and uplink bits (values, positions in {CODE} code, flags) are those up to the first
 evaluation above the baseline accuracy; where a run never crosses it, the cell says so. Skipped and final accuracy are
 of whole runs. All other settings are the task's.
@@ -101,10 +103,9 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
     for label, look in appearance.items():
         own = sorted((one for one in series if one.label == label), key=_place(key))
         found = [(one.setting(key), column.statistics(one)) for one in own]
-        known = [(x, told) for x, told in found if told.mean is not None]
-        xs, means = [x for x, _ in known], [told.mean for _, told in known]
-        spread = [[told.mean - told.minimum for _, told in known], [told.maximum - told.mean for _, told in known]]
-        axis.errorbar(xs, means, yerr=spread, elinewidth=0.7, capsize=1.5, **line_of(look))
+        known = [(x, t.mean, t.minimum, t.maximum) for x, t in found if t.mean is not None]
+        xs, means, lowest, highest = np.array(known, dtype=float).reshape(-1, 4).T
+        axis.errorbar(xs, means, yerr=[means - lowest, highest - means], elinewidth=0.7, capsize=1.5, **line_of(look))
         if never := [one.setting(key) for one in own if _never(one, column)]:
             axis.plot(never, [1.0] * len(never), color=look.color, transform=axis.get_xaxis_transform(), **_NEVER)
             axis.lines[-1].set_clip_on(False)

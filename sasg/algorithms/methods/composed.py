@@ -44,7 +44,9 @@ class Composed(Algorithm):
         self.feedback: Feedback = build("algorithm.feedback", feedback, Feedback)
         self.aggregation: Aggregation = build("algorithm.aggregation", aggregation, Aggregation)
         self.reduction, self.scaled = reduction, scaled
-        self.optimiser: ServerOptimiser | None = optimiser and build("algorithm.optimiser", optimiser, ServerOptimiser)
+        self.optimiser: ServerOptimiser | None = None
+        if optimiser is not None:
+            self.optimiser = build("algorithm.optimiser", optimiser, ServerOptimiser)
         self.num_published_models = self.trigger.num_published_models
         if isinstance(self.feedback, ErrorMemory) and self.compressor.no_memory:
             raise UserError(f"algorithm: {self.compressor.no_memory}")

@@ -74,7 +74,7 @@ def min_bits(code: str, segments: tuple[Segment, ...]) -> int:
 
 
 def _remainder_bits(segments: tuple[Segment, ...]) -> int:
-    return sum(Entries.of((segment,), None).parameter * segment.kept for segment in segments)
+    return sum(int(Entries.of((segment,), None).parameter) * segment.kept for segment in segments)
 
 
 def _starts(widths: Tensor | int, like: Tensor) -> Tensor:

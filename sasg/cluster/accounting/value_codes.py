@@ -133,10 +133,10 @@ class SignCode(ValueCode):
         assert magnitude > 0
         self.magnitude = magnitude
 
-    def _numbers(self, values: Tensor, side: None) -> Tensor:
+    def _numbers(self, values: Tensor, side: Tensor | None) -> Tensor:
         return (values < 0).long()
 
-    def _values(self, numbers: Tensor, side: None) -> Tensor:
+    def _values(self, numbers: Tensor, side: Tensor | None) -> Tensor:
         return (1 - 2 * numbers).double() * self.magnitude
 
 
@@ -147,10 +147,10 @@ class PowerOfTwoCode(ValueCode):
     needs_side = False
     smallest, largest = 2.0**-126, 2.0**127
 
-    def _numbers(self, values: Tensor, side: None) -> Tensor:
+    def _numbers(self, values: Tensor, side: Tensor | None) -> Tensor:
         return values.float().view(torch.int32).long() >> 23 & 511
 
-    def _values(self, numbers: Tensor, side: None) -> Tensor:
+    def _values(self, numbers: Tensor, side: Tensor | None) -> Tensor:
         return (numbers << 23).to(torch.int32).view(torch.float32)
 
 
@@ -164,10 +164,10 @@ class HalfCode(ValueCode):
         assert dtype.itemsize == 2
         self.dtype = dtype
 
-    def _numbers(self, values: Tensor, side: None) -> Tensor:
+    def _numbers(self, values: Tensor, side: Tensor | None) -> Tensor:
         return values.to(self.dtype).view(torch.int16).long() & 0xFFFF
 
-    def _values(self, numbers: Tensor, side: None) -> Tensor:
+    def _values(self, numbers: Tensor, side: Tensor | None) -> Tensor:
         return numbers.to(torch.int16).view(self.dtype)
 
 
