@@ -233,6 +233,7 @@ def looks_ahead(context: int, num_characters: int) -> nn.Module:
 
 def test_what_does_not_fit_a_text_is_refused(play):
     cfg = language(play)
+    cfg = replace(cfg, task=replace(cfg.task, baseline=None))
     data = load_dataset(cfg)
 
     def refused(says: str, **changes) -> None:
@@ -347,7 +348,9 @@ def test_a_cosine_after_a_warm_up():
 
 
 def test_a_schedule_of_a_task(play):
-    trainer = make_trainer(language(play, "sgd", "task.warmup_factor=0.5", "task.cosine_factor=0.2"))
+    trainer = make_trainer(
+        language(play, "sgd", "task.warmup_epochs=1", "task.warmup_factor=0.5", "task.cosine_factor=0.2")
+    )
     step = trainer.schedule.step_size
     assert [trainer.schedule(epoch) / step for epoch in range(3)] == pytest.approx([0.5, 1.0, 0.2])
 

@@ -152,7 +152,7 @@ class TestMistakes:
         assert "data.file=PATH" in self.refused("npz", "null")
         assert "there is no such file" in self.refused("npz", tmp_path / "none.npz")
         told = self.refused("digits", "some.npz")
-        assert "data.file=some.npz: is for dataset=npz, csv or folder" in told
+        assert "data.file=some.npz: is for dataset=npz, csv, folder or text" in told
 
     def test_archives(self, tmp_path):
         x, y = images(30, 0)

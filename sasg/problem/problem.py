@@ -49,7 +49,8 @@ def given_to_loader(config: Config) -> dict[str, Any]:
         return {**given, "file": data.file, "test_file": data.test_file}
     for key in ("file", "test_file"):
         if getattr(data, key) is not None:
-            raise UserError(f"data.{key}={getattr(data, key)}: is for dataset=npz, csv or folder; name one of them")
+            value = getattr(data, key)
+            raise UserError(f"data.{key}={value}: is for dataset=npz, csv, folder or text; name one of them")
     return given
 
 
