@@ -221,10 +221,11 @@ def _points(model: nn.Module, num_workers: int) -> tuple[Tensor, Tensor]:
     layout, parameters = Layout.of_parameters(model), trained_parameters(model)
     start = _flat(parameters, layout)
     sizes = [float(p.detach().double().square().mean().sqrt()) for p in parameters.values()]
-    scale = torch.cat([torch.full((n,), 0.1 * size + 1e-3) for n, size in zip(layout.sizes, sizes, strict=True)])
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1 + num_workers, layout.size, generator=generator) * scale
-    points = start + noise.to(start.device, start.dtype)
+    generator = torch.Generator(start.device).manual_seed(0)  # made where it is needed
+    points = torch.randn(1 + num_workers, layout.size, generator=generator, device=start.device).to(start.dtype)
+    for part, size in zip(points.split(layout.sizes, dim=1), sizes, strict=True):
+        part.mul_(0.1 * size + 1e-3)
+    points += start
     return points[0], points[1:]
 
 
