@@ -53,7 +53,7 @@ def test_the_document_has_all_of_it():
     assert len(COMMANDS) == 4
     assert {path.rpartition(".")[0] for path in FILES if path.endswith(".yaml")} == {
         "conf/algorithm/random_block",
-        "conf/algorithm/ef21",
+        "conf/algorithm/my_ef21",
         "conf/dataset/bars",
         "conf/model/convnet",
     }
@@ -75,7 +75,7 @@ def test_one_file_and_one_yaml_are_enough(tmp_path):
 
 def test_methods_beside_one_of_the_suites(folder):
     runs = train(folder, COMMANDS[1])
-    assert [run.name.split("-")[1] for run in runs] == ["ef21", "random_block", "sparse"]
+    assert [run.name.split("-")[1] for run in runs] == ["my_ef21", "random_block", "sparse"]
     assert all(last_row(run)["rounds"] == 700 for run in runs)  # 5 epochs of 14 iterations, 10 workers
     accuracies = [last_row(run)["top1"] for run in runs]
     assert accuracies[0] > 0.6 and accuracies[1] > 0.2 and accuracies[2] > 0.6
