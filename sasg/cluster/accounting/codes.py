@@ -147,7 +147,7 @@ def sparse_or_dense_bits(update: Tensor, num_nonzero: Tensor, codes: tuple[str, 
     which, and how the indices are packed; it is not counted.
     """
     size, value_bits = update.numel(), update.element_size() * 8
-    fixed, per_entry = _linear(size, value_bits, codes, num_nonzero.device)
+    fixed, per_entry = _affine(size, value_bits, codes, num_nonzero.device)
     bits = fixed + per_entry * num_nonzero
     for column, code in enumerate(codes):
         if code == "delta":
@@ -162,7 +162,7 @@ def sparse_or_dense_bits(update: Tensor, num_nonzero: Tensor, codes: tuple[str, 
 
 
 @cache
-def _linear(size: int, value_bits: int, codes: tuple[str, ...], device: torch.device) -> Tensor:
+def _affine(size: int, value_bits: int, codes: tuple[str, ...], device: torch.device) -> Tensor:
     """Bits of a sparse vector by code as a linear function of its support: [2, len(codes)]; not of `MORE_CODES`."""
     linear = [_fixed_and_per_entry(code, size) if code in CODES else (0, 0) for code in codes]
     return torch.tensor([[a for a, _ in linear], [value_bits + b for _, b in linear]], device=device)
