@@ -76,10 +76,15 @@ def _split_by_the_shell(word: str) -> str:
     return f", or part of a value with spaces ({typed(key, value)})"
 
 
+_MANY = 20  # more are no help in a line
+
+
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """What to choose in place of a word that is none of those known."""
     by_lower_case = {name.lower(): name for name in known}
     similar = [by_lower_case[name] for name in get_close_matches(word.lower(), by_lower_case, 2)]
+    if similar and len(known) > _MANY:
+        return f"did you mean {' or '.join(similar)}? sasg list tells all that there are"
     choice = f"hoose one of {', '.join(known)}"
     return f"did you mean {' or '.join(similar)}? C{choice}" if similar else f"c{choice}"
 

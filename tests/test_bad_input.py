@@ -121,7 +121,7 @@ def test_missing_keys():
 
 PARTS = [
     (["algorithm.kind=composde"], "algorithm.kind=composde", "did you mean composed?", "dotted path"),
-    (["algorithm.kind=composed"], "algorithm.kind=", "did you mean composed?"),
+    (["algorithm.kind=" + "sasg.algorithms.methods.composed.Composed"], "algorithm.kind=", "did you mean composed?"),
     (["algorithm.kind=tests.test_bad_input.no_datset"], "algorithm.kind=", "cannot be imported", "mean no_dataset?"),
     (["algorithm.kind=nowhere.Method"], "algorithm.kind=nowhere.Method", "cannot be imported", "PYTHONPATH"),
     (["~algorithm.kind"], "algorithm", "kind"),
@@ -368,8 +368,14 @@ COMMANDS = [
     ("task=cifar", f"task=cifar: there is none in conf/task; did you mean cifar10 or cifar100? Choose one of {TASKS}"),
     ("task=", f"task=: there is none in conf/task; choose one of {TASKS}"),
     ("device=cud", "device=cud: did you mean cuda? Choose one of auto, cpu, cuda"),
-    ("algorithm=sagsg", "algorithm=sagsg: there is none in conf/algorithm; did you mean sasg"),
-    ("task=cfar10", "task=cfar10: there is none in conf/task; did you mean cifar10"),
+    (
+        "algorithm=sagsg",
+        "algorithm=sagsg: there is none in conf/algorithm; did you mean sasg or lasg? sasg list tells all that there are",
+    ),
+    (
+        "task=cfar10",
+        f"task=cfar10: there is none in conf/task; did you mean cifar10 or cifar100? Choose one of {TASKS}",
+    ),
     ("preset=published", "preset=published: there is none in conf/preset; choose one of paper, reference"),
     (
         "seed=1,2",
