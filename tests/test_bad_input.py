@@ -370,7 +370,8 @@ COMMANDS = [
     ("device=cud", "device=cud: did you mean cuda? Choose one of auto, cpu, cuda"),
     (
         "algorithm=sagsg",
-        "algorithm=sagsg: there is none in conf/algorithm; did you mean sasg or lasg? sasg list tells all that there are",
+        "algorithm=sagsg: there is none in conf/algorithm; did you mean sasg or lasg? "
+        "sasg list tells all that there are",
     ),
     (
         "task=cfar10",
