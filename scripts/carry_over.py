@@ -25,10 +25,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sasg.builtin import BUILT_IN
-from sasg.config import from_dict, hashed
-from sasg.errors import UserError
-from sasg.training.run_folder import CHECKPOINT, write_text
+from sasg.environment import require
+
+require("torch")
+
+from sasg.builtin import BUILT_IN  # noqa: E402
+from sasg.config import from_dict, hashed  # noqa: E402
+from sasg.errors import UserError  # noqa: E402
+from sasg.training.run_folder import CHECKPOINT, write_text  # noqa: E402
 
 OLD, NEW, RENAMED = "config.yaml", "config.json", "renamed.csv"
 _CONSTANTS = ("max_delay", "alpha", "xi")  # of a task; parts have what they took from them
