@@ -127,7 +127,7 @@ class TestOwn:
             [sys.executable, ROOT / "experiments" / "train.py", "--help"],
             cwd=own, env=os.environ, capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert "majority_vote_random, mine, qgd" in done.stdout and "my_study" in done.stdout
+        assert ", mine, natural" in done.stdout and "my_study" in done.stdout
 
     def test_a_study_by_name_and_by_path(self, own):
         by_name = load_study("my_study")
