@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from with_suite import make_job  # noqa: E402
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.config import Data  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.writing import Row, Table  # noqa: E402
 from sasg.training.provenance import device_name  # noqa: E402
@@ -74,12 +75,14 @@ def main() -> int:
     """Measure in turns and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder with one environment per framework")
+    parser.add_argument("--data", default=Data().root, help="data.root (default: SASG_DATA, else data)")
     parser.add_argument("--turns", type=int, default=5, help="default: 5")
     parser.add_argument("--rounds", type=int, default=60, help="of a turn, the first ten untimed (default: 60)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "peers", help="default: results/peers")
     options = parser.parse_args()
     if options.turns < 1 or options.rounds < 20:
         raise UserError("--turns: at least 1, and --rounds: at least 20, of which ten are not timed")
+    os.environ["SASG_DATA"] = str(Path(options.data).resolve())  # contestants run elsewhere
     present = [one for one in contestants() if one.python(options.environments).exists()]
     absent = [one.title for one in contestants() if one.title not in {there.title for there in present}]
     with tempfile.TemporaryDirectory(prefix="sasg-peers-") as folder:
