@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""The MNIST job in other frameworks, in turns with the suite and a loop in the published style: a table of results/peers.
+"""The MNIST job in other frameworks, in turns with the suite and a loop in the published style: results/peers.
 
     benchmarks/peers/compare.py --environments DIR            # DIR/flower, DIR/fluke, DIR/fedlab: see README.md here
     benchmarks/peers/compare.py --environments DIR --turns 9 --rounds 200
 
-In each turn every contestant does the same rounds in a process of its own, one after another; a busy machine slows all.
-A contestant whose losses are not those of the same trajectory ends this with an error, and nothing is written. One whose
-environment is missing is left out, and the table says so.
+In each turn every contestant does the same rounds in a process of its own, one after another; a busy machine slows
+all. A contestant whose losses are not those of the same trajectory ends this with an error, and nothing is written. One
+whose environment is missing is left out, and the table says so.
 """
 
 import argparse
@@ -126,11 +126,11 @@ def _check_losses(present: list[Contestant]) -> None:
         one.found[-1]["difference"] = float(difference)
 
 
-_NOTES = """Milliseconds of a round: the median over the timed rounds, then over the turns; lowest and highest turn. Times
-the suite: the same turn's milliseconds over those of the suite's method that does the same ({like}), again the median
-and the range over turns; this is what a busy machine leaves meaningful. Processor: milliseconds that the process itself
-was on a processor, which leaves out Flower's workers (processes of their own). Losses: the largest relative difference
-from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine}, one thread.
+_NOTES = """Milliseconds of a round: the median over the timed rounds, then over the turns; lowest and highest turn.
+Times the suite: the same turn's milliseconds over those of the suite's method that does the same ({like}), again the
+median and the range over turns; this is what a busy machine leaves meaningful. Processor: milliseconds that the process
+itself was on a processor, which leaves out Flower's workers (processes of their own). Losses: the largest relative
+difference from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine}, one thread.
 Load of the machine when this was written: {load}. {absent}
 """
 
