@@ -130,8 +130,8 @@ _NOTES = """Milliseconds of a round: the median over the timed rounds, then over
 Times the suite: the same turn's milliseconds over those of the suite's method that does the same ({like}), again the
 median and the range over turns; this is what a busy machine leaves meaningful. Processor: milliseconds that the process
 itself was on a processor, which leaves out Flower's workers (processes of their own). Losses: the largest relative
-difference from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine}, one thread.
-Load of the machine when this was written: {load}. {absent}
+difference from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine},
+one thread. Load of the machine when this was written: {load}. {absent}
 """
 
 
