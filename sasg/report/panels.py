@@ -190,6 +190,6 @@ def letter(number: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[number]
 
 
-def percent_tick(share: float, position: int = 0) -> str:
+def percent_tick(share: float, position: float = 0) -> str:
     """0.98 is "98 %"."""
     return f"{round(100 * share, 6):g} %"

@@ -7,6 +7,7 @@ its method (the usual one) in just these, or is that one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,8 +32,8 @@ _PANELS = (
     (FINAL, "final accuracy"),
 )
 _SPAN = 8  # from this ratio of the largest to the smallest value on, the axis is logarithmic
-_NEVER = {"marker": "x", "linestyle": "none", "markersize": 4}
-_USUAL = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
+_NEVER: dict[str, Any] = {"marker": "x", "linestyle": "none", "markersize": 4}
+_USUAL: dict[str, Any] = {"color": "#777777", "linestyle": (0, (1, 1.5)), "linewidth": 1, "zorder": 1.5}
 _NOTES = f"""Epochs, rounds and uplink bits (values, positions in {CODE} code, flags) are those up to the first
 evaluation above the baseline accuracy; where a run never crosses it, the cell says so. Skipped and final accuracy are
 of whole runs. All other settings are the task's.
@@ -99,11 +100,13 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
     """A line per method with the range over seeds, and a cross above what never reaches the baseline."""
     for label, look in appearance.items():
         own = sorted((one for one in series if one.label == label), key=_place(key))
-        found = [(one.setting(key), column.statistics(one)) for one in own]
-        known = [(x, told) for x, told in found if told.mean is not None]
-        xs, means = [x for x, _ in known], [told.mean for _, told in known]
-        spread = [[told.mean - told.minimum for _, told in known], [told.maximum - told.mean for _, told in known]]
-        axis.errorbar(xs, means, yerr=spread, elinewidth=0.7, capsize=1.5, **line_of(look))
+        found = [(one.setting(key), _values(one, column)) for one in own]
+        known = [(x, values) for x, values in found if values]
+        means = [sum(values) / len(values) for _, values in known]
+        below = [mean - min(values) for mean, (_, values) in zip(means, known, strict=True)]
+        above = [max(values) - mean for mean, (_, values) in zip(means, known, strict=True)]
+        line = line_of(look)
+        axis.errorbar([x for x, _ in known], means, yerr=[below, above], elinewidth=0.7, capsize=1.5, **line)
         if never := [one.setting(key) for one in own if _never(one, column)]:
             axis.plot(never, [1.0] * len(never), color=look.color, transform=axis.get_xaxis_transform(), **_NEVER)
             axis.lines[-1].set_clip_on(False)
@@ -118,6 +121,13 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
 
 def _place(key: str) -> Callable[[Series], float]:
     return lambda one: one.setting(key)
+
+
+def _values(one: Series, column: OverSeeds) -> list[float]:
+    """By seed; none where a run that ended has no value."""
+    values = list(column.by_seed(one).values())
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def _never(one: Series, column: OverSeeds) -> bool:
