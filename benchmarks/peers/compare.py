@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""The MNIST job in other frameworks, in turns with the suite and a published-style loop: a table of results/peers.
+"""The MNIST job in other frameworks, in turns with the suite and a loop in the published style: results/peers.
 
     benchmarks/peers/compare.py --environments DIR            # DIR/flower, DIR/fluke, DIR/fedlab: see README.md here
     benchmarks/peers/compare.py --environments DIR --turns 9 --rounds 200
 
-In each turn every contestant does the same rounds in a process of its own, one after another.
-A contestant whose losses are not those of the same trajectory ends this with an error, and nothing is written. One
+In each turn every contestant does the same rounds in a process of its own, one after another; a busy machine slows
+all. A contestant whose losses are not those of the same trajectory ends this with an error, and nothing is written. One
 whose environment is missing is left out, and the table says so.
 """
 
@@ -29,6 +29,7 @@ import torch  # noqa: E402
 from with_suite import make_job  # noqa: E402
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.config import Data  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.writing import Row, Table  # noqa: E402
 from sasg.training.provenance import device_name  # noqa: E402
@@ -74,12 +75,14 @@ def main() -> int:
     """Measure in turns and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder with one environment per framework")
+    parser.add_argument("--data", default=Data().root, help="data.root (default: SASG_DATA, else data)")
     parser.add_argument("--turns", type=int, default=5, help="default: 5")
     parser.add_argument("--rounds", type=int, default=60, help="of a turn, the first ten untimed (default: 60)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "peers", help="default: results/peers")
     options = parser.parse_args()
     if options.turns < 1 or options.rounds < 20:
         raise UserError("--turns: at least 1, and --rounds: at least 20, of which ten are not timed")
+    os.environ["SASG_DATA"] = str(Path(options.data).resolve())  # contestants run elsewhere
     present = [one for one in contestants() if one.python(options.environments).exists()]
     absent = [one.title for one in contestants() if one.title not in {there.title for there in present}]
     with tempfile.TemporaryDirectory(prefix="sasg-peers-") as folder:
@@ -124,11 +127,11 @@ def _check_losses(present: list[Contestant]) -> None:
 
 
 _NOTES = """Milliseconds of a round: the median over the timed rounds, then over the turns; lowest and highest turn.
-Times the suite: the same turn's milliseconds over those of the suite's method that does the same ({like}), the median
-and the range over turns; this is what a busy machine leaves meaningful. Processor: milliseconds that the process itself
-was on a processor, which leaves out Flower's workers (processes of their own). Losses: the largest relative difference
-from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine}, one thread.
-Load of the machine when this was written: {load}. {absent}
+Times the suite: the same turn's milliseconds over those of the suite's method that does the same ({like}), again the
+median and the range over turns; this is what a busy machine leaves meaningful. Processor: milliseconds that the process
+itself was on a processor, which leaves out Flower's workers (processes of their own). Losses: the largest relative
+difference from the suite's in any round. {turns} turns of {rounds} rounds, the first ten of each not timed; {machine},
+one thread. Load of the machine when this was written: {load}. {absent}
 """
 
 

@@ -1,6 +1,6 @@
 """FedLab's standalone pipeline: its serial trainer (one epoch of one batch) and its server, which averages the models.
 
-Variants: dense; top_k, FedLab's compressor on each tensor of a worker's step, with an error memory that it lacks.
+Variants: dense; top_k, FedLab's compressor on each tensor of a worker's step, with an error memory, which it lacks.
 """
 
 import job as jobs

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -102,10 +101,13 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
     """A line per method with the range over seeds, and a cross above what never reaches the baseline."""
     for label, look in appearance.items():
         own = sorted((one for one in series if one.label == label), key=_place(key))
-        found = [(one.setting(key), column.statistics(one)) for one in own]
-        known = [(x, t.mean, t.minimum, t.maximum) for x, t in found if t.mean is not None]
-        xs, means, lowest, highest = np.array(known, dtype=float).reshape(-1, 4).T
-        axis.errorbar(xs, means, yerr=[means - lowest, highest - means], elinewidth=0.7, capsize=1.5, **line_of(look))
+        found = [(one.setting(key), _values(one, column)) for one in own]
+        known = [(x, values) for x, values in found if values]
+        means = [sum(values) / len(values) for _, values in known]
+        below = [mean - min(values) for mean, (_, values) in zip(means, known, strict=True)]
+        above = [max(values) - mean for mean, (_, values) in zip(means, known, strict=True)]
+        line = line_of(look)
+        axis.errorbar([x for x, _ in known], means, yerr=[below, above], elinewidth=0.7, capsize=1.5, **line)
         if never := [one.setting(key) for one in own if _never(one, column)]:
             axis.plot(never, [1.0] * len(never), color=look.color, transform=axis.get_xaxis_transform(), **_NEVER)
             axis.lines[-1].set_clip_on(False)
@@ -120,6 +122,13 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
 
 def _place(key: str) -> Callable[[Series], float]:
     return lambda one: one.setting(key)
+
+
+def _values(one: Series, column: OverSeeds) -> list[float]:
+    """By seed; none where a run that ended has no value."""
+    values = list(column.by_seed(one).values())
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def _never(one: Series, column: OverSeeds) -> bool:
