@@ -245,6 +245,17 @@ def test_codes_whose_bytes_are_all_ones_are_no_sign_of_a_short_message(k):
     assert torch.equal(payload.side, levels.unsqueeze(0))
 
 
+@pytest.mark.parametrize("side", [None, torch.float32])
+def test_uploads_of_no_entries_are_unpacked(side):
+    form = WireFormat(0, torch.float64, 100, (Segment(100, 100),), None, *((1, side) if side else (0, None)))
+    data = torch.zeros(2, 16, dtype=torch.uint8)
+    form.blank(data)
+    data[:, : form.num_bytes] = 0
+    payload = form.unpack(data, ["one", "two"], torch.device("cpu"))
+    assert payload.values.shape == payload.indices.shape == (2, 0)
+    assert (payload.values.dtype, payload.indices.dtype) == (torch.float64, torch.int64)
+
+
 # -- ranks that do not fit together ---------------------------------------------------------------
 
 

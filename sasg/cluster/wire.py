@@ -242,6 +242,8 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 def _typed(data: Tensor, dtype: torch.dtype) -> Tensor:
     """Bytes as numbers, in place where they lie well for that."""
+    if not data.numel():
+        return data.new_empty(data.shape, dtype=dtype)
     if any(places % dtype.itemsize for places in (data.storage_offset(), *data.stride()[:-1])):
         data = data.clone(memory_format=torch.contiguous_format)
     return data.view(dtype)
