@@ -200,7 +200,7 @@ class Config:
         return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
     def identity(self, data_sha256: str, device_type: str) -> dict[str, Any]:
-        """What changes the numbers, as plain data with nothing left to defaults: config.json, whose hash is the name."""
+        """What changes the numbers, as plain data with no option left out: it is written to config.json, and hashed."""
         known = {key: value for key, value in asdict(self).items() if key not in UNHASHED}
         known |= {key: resolved(known[key], given) for key, given in PARTS.items()}
         known["cluster"] = {"workers": self.cluster.workers}
