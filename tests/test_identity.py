@@ -1,4 +1,4 @@
-"""What a run is called: a hash of what its configuration says, however that is spelled, and not of what does nothing."""
+"""What a run is called: a hash of what its configuration says, however that is spelled, and of no key that is idle."""
 
 import contextlib
 import dataclasses
@@ -18,6 +18,7 @@ from sasg.config import LABELS, Baseline, ClusterConfig, Config, Data, Task, dig
 from sasg.errors import UserError
 from sasg.parts import resolved, without_defaults
 from sasg.training.run import run
+from sasg.training.run_folder import RunFolder
 from sasg.training.trainer import check_parts
 from tests.ranks import run_ranks
 
@@ -41,6 +42,10 @@ class Own:
 
 def inner(share: float = 0.5, depth: int = 1) -> None:
     """The part in it."""
+
+
+def small(image_shape, num_classes, width=8) -> None:
+    """A model whose default is of its own choice."""
 
 
 OWN = {"kind": "tests.test_identity.Own", "share": 1, "part": {"kind": "tests.test_identity.inner"}}
@@ -82,6 +87,17 @@ class TestSpelling:
         assert written["algorithm"]["compressor"] == {"kind": "top_k", "density": 0.01, "scope": "tensor"}
         again = from_dict(written)
         assert again.identity("data", "cpu") == written and again.run_name(written) == composed.run_name(written)
+
+    def test_a_default_that_changes_is_not_the_run_of_before(self, tmp_path, monkeypatch):
+        composed = config("model.kind=tests.test_identity.small", "~model.hidden")
+        before = composed.identity("data", "cpu")
+        with RunFolder(tmp_path, before).held():
+            pass
+        monkeypatch.setattr(sys.modules["tests.test_identity"].small, "__defaults__", (9,))
+        after = composed.identity("data", "cpu")
+        assert (before["model"]["width"], after["model"]["width"]) == (8, 9) and digest(before) != digest(after)
+        with pytest.raises(UserError, match="of another configuration"), RunFolder(tmp_path, after).held():
+            pass
 
 
 class TestPlaces:
