@@ -1,7 +1,7 @@
 """What a run is, how it went, what came out, and the files that say more.
 
-sasg show results/runs/digits-sasg-s1-5028ab9c
-sasg show digits-sasg        # in results/runs, by a part of the name: one run, or a line for each of several
+sasg show results/runs/mnist-sasg-s1-b011dc90
+sasg show mnist-sasg         # in results/runs, by a part of the name: one run, or a line for each of several
 sasg show                    # a line for each run there
 """
 

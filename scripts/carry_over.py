@@ -35,6 +35,7 @@ from sasg.errors import UserError  # noqa: E402
 from sasg.training.run_folder import CHECKPOINT, write_text  # noqa: E402
 
 OLD, NEW, RENAMED = "config.yaml", "config.json", "renamed.csv"
+_NAME = r"[\w.]+-[\w.]+-s\d+-[0-9a-f]{8}"
 _CONSTANTS = ("max_delay", "alpha", "xi")  # of a task; parts have what they took from them
 _BY_CALLABLE = {path.rpartition(".")[2]: name for name, path in BUILT_IN.items() if "report" not in path}
 _DEFAULTS = {
@@ -79,7 +80,7 @@ def carry_over_all(runs_dir: Path) -> list[str]:
 
 
 def carry_over(folder: Path) -> str:
-    """Give one run's folder its new configuration and name; returns that. UserError: it cannot be, or is no run."""
+    """Give one run's folder its new configuration and name, which is returned. UserError: it cannot be."""
     try:
         old = json.loads((folder / OLD).read_text())
         expected = f"{old['task']['name']}-{old['algorithm']['name']}-s{old['seed']}-{old_digest(old)[:8]}"
@@ -196,10 +197,10 @@ def replace_names(path: Path, names: Mapping[str, str]) -> int:
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
         return 0
-    new, number = re.subn(r"[\w.]+-[\w.]+-s\d+-[0-9a-f]{8}", lambda found: names.get(found[0], found[0]), text)
-    if new != text:
-        write_text(path, new)
-    return number if new != text else 0
+    found = [name for name in re.findall(_NAME, text) if name in names]
+    if found:
+        write_text(path, re.sub(_NAME, lambda match: names.get(match[0], match[0]), text))
+    return len(found)
 
 
 if __name__ == "__main__":
