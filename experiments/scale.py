@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--task", default="mnist", help="a file of conf/task (default: mnist)")
     parser.add_argument("--methods", nargs="+", default=["sgd", "sparse", "lasg", "sasg"], help="of conf/algorithm")
     parser.add_argument("--workers", nargs="+", type=int, default=[10, 100, 1000], help="default: 10 100 1000")
-    parser.add_argument("--iterations", type=int, default=100, help="of each point, half of them timed (default: 100)")
+    parser.add_argument("--iterations", type=int, default=300, help="of each point, half of them timed (default: 300)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--data", help="data.root (default: SASG_DATA, else data)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "scale", help="default: results/scale")

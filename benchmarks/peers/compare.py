@@ -35,8 +35,9 @@ from sasg.report.writing import Row, Table  # noqa: E402
 from sasg.training.provenance import device_name  # noqa: E402
 from sasg.training.run_folder import write_text  # noqa: E402
 
-TOLERANCE = 1e-3
-"""Of the losses against the suite's, relative: rounding, and ties among the largest entries."""
+TOLERANCE, CHECKED = 1e-3, 30
+"""Of the losses against the suite's, relative, in the first rounds: later on, trajectories that rounding has once sent
+apart, by another choice among nearly equal largest entries, do not come back to each other."""
 
 
 @dataclass
@@ -120,10 +121,10 @@ def _check_losses(present: list[Contestant]) -> None:
     """UserError: the losses of a contestant are not those of the suite's method."""
     of_suite = {one.variant: one.found[-1]["losses"] for one in present if not one.environment}
     for one in present:
-        difference = np.abs(np.array(one.found[-1]["losses"]) / of_suite[one.like] - 1).max()
-        if not difference < TOLERANCE:
-            raise UserError(f"{one.title}: its losses differ from the suite's by up to {difference:.1e}: another job")
-        one.found[-1]["difference"] = float(difference)
+        differences = np.abs(np.array(one.found[-1]["losses"]) / of_suite[one.like] - 1)
+        if not (first := differences[:CHECKED].max()) < TOLERANCE:
+            raise UserError(f"{one.title}: its losses differ from the suite's by up to {first:.1e}: another job")
+        one.found[-1]["difference"] = float(differences.max())
 
 
 _NOTES = """Milliseconds of a round: the median over the timed rounds, then over the turns; lowest and highest turn.
