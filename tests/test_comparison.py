@@ -2,7 +2,6 @@
 
 import csv
 import json
-import runpy
 import shutil
 import sys
 from dataclasses import replace
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments import compare as command
 from experiments.study import compose_grid
 from sasg.__main__ import telling_user_errors
 from sasg.cluster.ledger import uplink_bits
@@ -25,7 +25,6 @@ from sasg.training.run_folder import RunFolder, read_uploads
 from tests import small_runs
 
 DEVICES = {"kind": "sasg.report.comparison.table", "file": "devices"}
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "compare.py"
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +51,8 @@ def change(run: Run, iteration: int, worker: int, evaluation: int, column: str, 
 
 
 def say(monkeypatch, capsys, *paths: Path) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, paths)])
-    code = telling_user_errors(runpy.run_path(str(SCRIPT))["main"])
+    monkeypatch.setattr(sys, "argv", ["sasg compare", *map(str, paths)])
+    code = telling_user_errors(command.main)
     told = capsys.readouterr()
     return code, told.out, told.err
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from PIL import Image
 
+from experiments import cli
 from experiments.study import compose_grid, study_configs
 from sasg.errors import UserError
 from sasg.report import figures, tables, time_figures
@@ -227,20 +228,24 @@ class TestTables:
 class TestCommandLines:
     @pytest.fixture
     def call(self, monkeypatch, capsys):
-        """Call a script of scripts/ as its command line does: exit code, and what it prints."""
+        """`sasg COMMAND`, or for the suite's own figures scripts/figures.py: exit code, and what it prints."""
 
-        def call(script: str, *words: str) -> tuple[int, str, str]:
-            monkeypatch.setattr(sys, "argv", [f"scripts/{script}.py", *words])
+        def call(command: str, *words: str) -> tuple[int, str, str]:
+            monkeypatch.setattr(sys, "path", sys.path[:])
+            monkeypatch.setattr(sys, "argv", ["sasg", *([] if command == "figures" else [command]), *words])
             with pytest.raises(SystemExit) as left:
-                runpy.run_path(str(ROOT / "scripts" / f"{script}.py"), run_name="__main__")
+                if command == "figures":
+                    runpy.run_path(str(ROOT / "scripts/figures.py"), run_name="__main__")
+                sys.exit(cli.main())
             return left.value.code, *capsys.readouterr()
 
         return call
 
-    @pytest.mark.parametrize("script", ["plot", "table", "figures", "report"])
-    def test_help(self, call, script):
-        code, told, _ = call(script, "--help")
-        assert code == 0 and f"scripts/{script}.py" in told
+    @pytest.mark.parametrize("command", ["plot", "table", "figures", "report"])
+    def test_help(self, call, command):
+        code, told, _ = call(command, "--help")
+        named = "scripts/figures.py" if command == "figures" else f"python -m experiments.cli {command}"
+        assert code == 0 and named in told
 
     def test_plot_and_table(self, call, entries, tmp_path):
         runs = str(entries[0].run.path.parent)

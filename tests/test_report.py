@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import runpy
 import shlex
 import shutil
 import sys
@@ -14,6 +13,7 @@ import chromium
 import pytest
 import small_runs
 
+from experiments import cli
 from experiments.study import compose_grid, study_configs
 from sasg.report import html, tables
 from sasg.report.html import Page, Part
@@ -52,10 +52,9 @@ def data_of(page: Path) -> dict:
 
 def call(monkeypatch, capsys, *words: str) -> tuple[int, str]:
     """sasg report: its exit code, and what it says."""
-    monkeypatch.setattr(sys, "argv", ["sasg report", *words])
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
-    return left.value.code, "".join(capsys.readouterr())
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", ["sasg", "report", *words])
+    return cli.main(), "".join(capsys.readouterr())
 
 
 class TestContents:
