@@ -51,7 +51,7 @@ def change(run: Run, iteration: int, worker: int, evaluation: int, column: str, 
 
 
 def say(monkeypatch, capsys, *paths: Path) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, paths)])
+    monkeypatch.setattr(sys, "argv", ["sasg compare", *map(str, paths)])
     code = telling_user_errors(command.main)
     told = capsys.readouterr()
     return code, told.out, told.err

@@ -232,6 +232,7 @@ class TestCommandLines:
 
         def call(command: str, *words: str) -> tuple[int, str, str]:
             of_scripts = command == "figures"
+            monkeypatch.setattr(sys, "path", sys.path[:])
             monkeypatch.setattr(sys, "argv", ["scripts/figures.py" if of_scripts else "sasg", *words])
             with pytest.raises(SystemExit) as left:
                 if of_scripts:
