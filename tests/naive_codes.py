@@ -19,7 +19,8 @@ def _of_segment(code: str, positions: list[int], size: int) -> str | tuple[str, 
                 width += 1
             return "".join(field(p, width) for p in positions)
         case "bitmask":
-            return "".join("1" if place in set(positions) else "0" for place in range(size))
+            chosen = set(positions)
+            return "".join("1" if place in chosen else "0" for place in range(size))
         case "delta":
             return _gaps(positions, size)
     raise AssertionError(code)
