@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("sasg", "errors", "origins", "environment"),
+    ("sasg", "builtin", "errors", "origins", "environment"),
     ("parts", "lifetime", "places"),
     ("config",),
     ("gpu", "kernels", "rows"),

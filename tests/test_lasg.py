@@ -15,11 +15,10 @@ from sasg.errors import UserError
 from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer
 
-PARTS = "sasg.algorithms."
 TRIGGERS = {
-    "lasg_wk1": {"kind": PARTS + "lasg.WK1", "scale": 2.0},
-    "lasg_wk2": {"kind": PARTS + "lasg.WK2", "scale": 1.0},
-    "lag": {"kind": PARTS + "lasg.LAG", "scale": 16.0},
+    "lasg_wk1": {"kind": "wk1", "scale": 2.0},
+    "lasg_wk2": {"kind": "wk2", "scale": 1.0},
+    "lag": {"kind": "lag", "scale": 16.0},
 }
 SERVERS = {"lasg_ps": {"smoothness": [3.0 + m for m in range(WORKERS)]}, "lasg_pse": {"smoothness": None}}
 METHODS = (*TRIGGERS, *SERVERS)
@@ -29,8 +28,7 @@ DELAY = 3
 def rule(method: str) -> Config:
     """A rule on the digits in float64 that skips, uploads and forces within 50 iterations."""
     if method in SERVERS:
-        kind = PARTS + "server_triggered.ServerTriggered"
-        algorithm = {"name": method, "kind": kind, "max_delay": DELAY, "window": 4, **SERVERS[method]}
+        algorithm = {"name": method, "kind": "server_triggered", "max_delay": DELAY, "window": 4, **SERVERS[method]}
     else:
         algorithm = {
             **configuration("lasg").algorithm,
