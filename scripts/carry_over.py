@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from sasg.environment import require
 
-require("torch")
+require("torch", "numpy")
 
+from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.builtin import BUILT_IN  # noqa: E402
 from sasg.config import from_dict, hashed  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
@@ -54,6 +55,9 @@ def main() -> int:
     parser.add_argument("texts", nargs="*", type=Path, help="files and folders in which old names are replaced")
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     options = parser.parse_args()
+    for path in (options.runs_dir, *options.texts):
+        if not path.exists():
+            raise UserError(f"{path}: there is no such file or folder")
     refused = carry_over_all(options.runs_dir)
     names = dict(_renamed(options.runs_dir))
     for path in _files(options.texts, options.runs_dir):
@@ -204,4 +208,4 @@ def replace_names(path: Path, names: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(telling_user_errors(main))

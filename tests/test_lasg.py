@@ -28,8 +28,7 @@ DELAY = 3
 def rule(method: str) -> Config:
     """A rule on the digits in float64 that skips, uploads and forces within 50 iterations."""
     if method in SERVERS:
-        kind = "server_triggered"
-        algorithm = {"name": method, "kind": kind, "max_delay": DELAY, "window": 4, **SERVERS[method]}
+        algorithm = {"name": method, "kind": "server_triggered", "max_delay": DELAY, "window": 4, **SERVERS[method]}
     else:
         algorithm = {
             **configuration("lasg").algorithm,
