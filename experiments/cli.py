@@ -6,6 +6,7 @@ Only the subcommand that is asked for is imported: it may need seconds for torch
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -36,8 +37,7 @@ def main() -> int:
     """Do what the command line asks for (exit code)."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
+        return _telling(lambda: print(_help()) or 0)
     name, *rest = words
     if name == "--version":
         from sasg import __version__
@@ -55,13 +55,18 @@ def _call(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     if lacking := [package for package in command.needs if find_spec(package) is None]:
         return _fail(f"sasg {name} needs {', '.join(lacking)}: pip install 'sasg[suite]'")
-    from sasg.__main__ import telling_user_errors as telling
-
     sys.path[:0] = [os.getcwd()]  # a user's own methods beside the call
     sys.argv = [f"sasg {name}", *words]
+    telling = _telling
     if "hydra" in command.needs:
         from experiments.composing import telling_errors as telling
     return telling(importlib.import_module(f"experiments.{command.module}").main)
+
+
+def _telling(main: Callable[[], int]) -> int:
+    from sasg.__main__ import telling_user_errors
+
+    return telling_user_errors(main)
 
 
 def _available() -> list[str]:

@@ -88,6 +88,14 @@ class TestCommands:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"
 
+    def test_whoever_reads_its_help_may_leave(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-u", "-m", "experiments.cli", "--help"]  # -u: written while there is nobody
+        with os.fdopen(writer, "w") as gone:
+            done = subprocess.run(command, cwd=ROOT, stdout=gone, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "")
+
     def test_a_typo(self, sasg):
         code, _, told = sasg("trian")
         assert (code, told) == (2, "error: sasg trian: no such command; did you mean sasg train?\n")

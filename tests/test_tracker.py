@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shlex
 import sys
 import threading
@@ -146,6 +147,13 @@ class TestTheRealLibraryOffline:
         heads = [record.run for records in parts for record in records if record.HasField("run")]
         assert {(head.run_id, head.project) for head in heads} == {(Path(summary["folder"]).name, "test")}
         assert any(item.key == "preset" for head in heads for item in head.config.update)
+
+    def test_where_it_is_kept_is_said(self, followed):
+        """With the command that uploads it, in words that a shell takes."""
+        log = (Path(followed[0]["folder"]) / "console.log").read_text()
+        commands = re.findall(r"W&B: this run is kept offline; `(wandb sync .*?)` uploads what it has", log)
+        folders = {Path(shlex.split(command)[2]) for command in commands}
+        assert len(folders) == 2 and all(list(folder.glob("*.wandb")) for folder in folders)
 
     def test_the_rows_are_those_of_the_file(self, followed):
         summary, parts = followed

@@ -83,6 +83,7 @@ class WandB(Tracker):
         }
         if not logged_in():
             self._run = wandb.init(mode="offline", **options)
+            self._say(f"W&B: this run is kept offline{_how_to_sync(self._run)}")
             return
         try:
             self._run = wandb.init(mode="online", **options)
