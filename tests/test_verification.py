@@ -10,7 +10,7 @@ from sasg.errors import UserError
 from sasg.gradients import engines as gradients
 from sasg.gradients.batched import BatchedEngine
 from sasg.gradients.engines import choose_engine
-from sasg.gradients.forms import FactoredGradients
+from sasg.gradients.forms import DenseGradients
 from sasg.gradients.loop import LoopEngine
 from sasg.gradients.rows_alone import objection
 from sasg.gradients.vmap import VmapEngine
@@ -55,10 +55,10 @@ class Sabotaged(BatchedEngine):
         return loss
 
     def factored(self, parameters, x, y, rows=None):
+        if self.what == "rows" and rows is not None:
+            rows = rows.roll(1)
         loss, factors = super().factored(parameters, x, y, rows)
-        if self.what == "factors" or (self.what == "rows" and rows is not None):
-            factors = FactoredGradients(factors.factors[:1] * len(factors.factors), factors.num_parameters)
-        return loss, factors
+        return loss, DenseGradients(factors.dense() * self.factor) if self.what == "factors" else factors
 
 
 def choose(monkeypatch, name, what, factor=1 + 1e-6, model=None, **options):
