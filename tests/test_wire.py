@@ -10,6 +10,7 @@ from naive_codes import as_bytes, written
 
 from sasg.cluster import IntegerLevelCode, Ledger, LevelCode, Payload, Segment
 from sasg.cluster.accounting.codes import ANNOUNCEMENT_BITS, CODES, WRITABLE, packed_bits, position_bits
+from sasg.cluster.accounting.position_coding import decode_positions, encode_positions
 from sasg.cluster.wire import WireFormat
 from sasg.errors import ClusterError, UserError
 
@@ -193,6 +194,19 @@ def test_positions_of_segments_lie_behind_each_other_without_gaps():
     form.pack(None, indices[0], data)
     inside = [[7, 299], [0, 2, 9], [3]]
     assert data.tolist() == as_bytes(written(form.position_code, inside, [300, 10, 5]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("code", WRITABLE)
+def test_a_gpu_makes_the_same_bytes(code):
+    segments = (Segment(100_000, 1000), Segment(50, 20), Segment(1, 1))
+    indices = ascending(np.random.default_rng(5), segments, 1)
+    assert packed_bits(indices.cuda(), None, segments)[0].cpu() == packed_bits(indices, None, segments)[0]
+    length = (int(position_bits(code, indices, None, segments)) + 7) // 8
+    data = encode_positions(code, indices[0], segments, length)
+    on_gpu = encode_positions(code, indices[0].cuda(), segments, length)
+    assert torch.equal(on_gpu.cpu(), data)
+    assert torch.equal(decode_positions(code, on_gpu, 1021, segments).cpu(), indices[0])
 
 
 def test_a_support_is_announced_with_its_length():
