@@ -13,7 +13,7 @@ from sasg.config import Config
 from sasg.errors import UserError
 from sasg.report import sensitivity
 from sasg.report.packed import pack, unpacked
-from sasg.report.runs import look_up
+from sasg.report.runs import Run, look_up
 from sasg.report.writing import write_part
 
 DELAY = ("algorithm.trigger.max_delay",)
@@ -124,3 +124,10 @@ def test_a_damaged_file_of_packed_runs_is_told(configs, tmp_path):
         look_up(configs[:1])
     with pytest.raises(UserError, match=r"packed runs are a file NAME.jsonl.xz"):
         pack(tmp_path / "runs.zip", [])
+
+
+def test_what_a_packed_run_has_not_is_told_in_one_line():
+    run = Run(Path("runs/mnist-sasg-s1-00000000"), {}, {"status": "finished"}, packed=Path("runs/some.jsonl.xz"))
+    for what in ("metrics", "uploads"):
+        with pytest.raises(UserError, match=f"some.jsonl.xz: has the {what} of no run, .*mnist-sasg-s1-00000000; make"):
+            getattr(run, what)

@@ -8,7 +8,6 @@ import pandas as pd
 
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.runs import Run
-from sasg.training.run_folder import read_uploads
 
 CODE = "log2"
 """The index code of "real" bits: the fewest whole bits that number the entries of a segment."""
@@ -41,7 +40,7 @@ def over_runs(frames: Sequence[pd.DataFrame], x: str, y: str) -> pd.DataFrame:
 
 def upload_shares(run: Run, num_bins: int) -> np.ndarray:
     """The share of a bin's iterations in which each worker uploaded, [M, bins]; bins of equal length, in order."""
-    uploads = read_uploads(run.path / "uploads.npz")
+    uploads = run.uploads
     num_bins = max(1, min(num_bins, len(uploads)))
     edges = np.linspace(0, len(uploads), num_bins + 1).round().astype(int)
     return np.stack([uploads[a:b].mean(axis=0) for a, b in pairwise(edges)], axis=1)

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sasg.config import Config, digest, from_dict
 from sasg.errors import UserError
 from sasg.report.packed import SUFFIX, unpacked
-from sasg.training.run_folder import RunFolder, read_identity
+from sasg.training.run_folder import RunFolder, read_identity, read_uploads
 
 ENDED = ("finished", "diverged")
 
@@ -56,8 +57,22 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """A row per evaluation (see README, "A run's folder")."""
+        """A row per evaluation (see docs/runs.md). UserError: the run is packed, which leaves them out."""
+        self._check_folder("metrics")
         return pd.read_csv(self.path / "metrics.csv")
+
+    @property
+    def uploads(self) -> np.ndarray:
+        """Who uploaded when, bool [iterations, M]. UserError: the run is packed, which leaves that out."""
+        self._check_folder("uploads")
+        return read_uploads(self.path / "uploads.npz")
+
+    def _check_folder(self, what: str) -> None:
+        if self.packed is not None:
+            raise UserError(
+                f"{self.packed}: has the {what} of no run, and this part of a report needs those of {self.path.name}; "
+                "make the run anew, or leave the part out"
+            )
 
     @property
     def crossing(self) -> dict[str, Any] | None:

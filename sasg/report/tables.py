@@ -36,7 +36,6 @@ from sasg.report.statistics import INTERVAL, INTERVAL_NOTE, Statistics, paired_r
 from sasg.report.times import links as all_links
 from sasg.report.times import seconds_to_baseline
 from sasg.report.writing import Row, Table
-from sasg.training.run_folder import read_uploads
 
 COMPARED = (ROUNDS, PAPER_BITS, uplink_to_baseline("int32"), uplink_to_baseline("log2"))
 _CROSSING_NOTES = """Means over seeds (± the standard deviation), up to the first evaluation SIDE the baseline.
@@ -325,7 +324,7 @@ def sources(entries: Sequence[Entry], sources: tuple[str, ...]) -> Table:
 
 
 def _skipped_by(run: Run, source: int, num_sources: int) -> float:
-    return 1 - float(np.mean(read_uploads(run.path / "uploads.npz")[:, source::num_sources]))
+    return 1 - float(np.mean(run.uploads[:, source::num_sources]))
 
 
 def any_runs(entries: Sequence[Entry], link: str | None = None, columns: str | None = None) -> Table:
