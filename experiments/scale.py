@@ -52,8 +52,9 @@ HEADER = (
     "Skipped",
     "Uplink bits",
     "Downlink bits",
+    "MB a worker",
+    "state",
 )
-HEADER += ("MB a worker", "state")
 
 
 def main() -> int:
@@ -117,7 +118,7 @@ def measure(config: Config, num_iterations: int) -> dict:
     wall, processor = (end - begin for begin, end in zip(started, _now(on_gpu), strict=True))
     peak = torch.cuda.max_memory_allocated() if on_gpu else _peak_bytes()
     totals, num_workers = trainer.cluster.ledger.totals(), config.cluster.workers
-    held = [tensor for tensor in trainer.algorithm.state("worker").values() if tensor is not None]
+    held = trainer.algorithm.state("worker").values()
     return {
         "method": config.algorithm["name"],
         "workers": num_workers,

@@ -1,6 +1,5 @@
 """Companions: against naive loops in float64, and what is known of them (bias, contraction, torch's optimisers)."""
 
-from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -26,7 +25,7 @@ from naive_companions import (
 )
 from suite_config import config, iterate
 from test_independence import ProductsByShape, _Held
-from test_reference import set_up
+from test_reference import compared, set_up
 from torch import Tensor, nn
 
 from sasg.algorithms.algorithm import Workspace
@@ -97,18 +96,8 @@ def test_same_decisions_and_parameters_as_the_naive_loop(case):
     trainer, net, step_sizes = set_up("fc", "auto", f"algorithm={case.split()[0]}", *words)
     settings = Settings("lasg" if alpha else "sgd", 5, step_sizes, *(alpha or [0.0]), 3, 0.0, published=True)
     naive = NaiveCompanion(net, settings, trainer.problem.parameters.clone(), **options)
-    reasons = Counter()
     start = naive.parameters
-    for k in range(ITERATIONS):
-        epoch, position = divmod(k, trainer.iterations_per_epoch)
-        iterate(trainer, 1)
-        x, y = trainer.problem.batches.batch(torch.tensor(position))
-        expected = naive.step(x, y, epoch)
-        sent = trainer.algorithm.sent
-        assert ([True] * 5 if sent is None else sent.tolist()) == [reason is not None for reason in expected], k
-        torch.testing.assert_close(trainer.problem.parameters, naive.parameters, rtol=0, atol=1e-10)
-        reasons.update(expected)
-    assert trainer.cluster.ledger.totals()["rounds"] == 5 * ITERATIONS - reasons[None]
+    reasons = compared(trainer, naive, ITERATIONS)
     assert (naive.parameters - start).norm() > 0.05
     if alpha:
         assert min(reasons[reason] for reason in ("first", "forced", "threshold", None)) >= 5, reasons

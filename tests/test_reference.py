@@ -70,10 +70,10 @@ def set_up(model: str, engine: str, *words: str) -> tuple[Trainer, nn.Module, li
     return trainer, build_model(cfg, dataset).double().train(), [trainer.schedule(epoch) for epoch in range(5)]
 
 
-def compared(trainer, naive) -> Counter:
+def compared(trainer, naive, num_iterations: int = ITERATIONS) -> Counter:
     """The reasons for which workers of both upload, or not, in iterations that are the same."""
     reasons = Counter()
-    for k in range(ITERATIONS):
+    for k in range(num_iterations):
         epoch, position = divmod(k, trainer.iterations_per_epoch)
         iterate(trainer, 1)
         x, y = trainer.problem.batches.batch(torch.tensor(position))
@@ -82,7 +82,7 @@ def compared(trainer, naive) -> Counter:
         assert ([True] * 5 if sent is None else sent.tolist()) == [reason is not None for reason in expected], k
         torch.testing.assert_close(trainer.problem.parameters, naive.parameters, rtol=0, atol=1e-10)
         reasons.update(expected)
-    assert trainer.cluster.ledger.totals()["rounds"] == 5 * ITERATIONS - reasons[None]
+    assert trainer.cluster.ledger.totals()["rounds"] == 5 * num_iterations - reasons[None]
     return reasons
 
 

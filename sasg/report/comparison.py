@@ -15,7 +15,6 @@ from sasg.report.names import percent
 from sasg.report.runs import Entry, Run, look_up
 from sasg.report.series import Series, all_series
 from sasg.report.writing import Table
-from sasg.training.run_folder import read_uploads
 
 _CAPTION = "The same runs on a CPU and on a GPU"
 _NOTES = """Pairs of runs with equal settings, seeds and data, so equal starting weights and samples. First decision
@@ -48,7 +47,7 @@ def compare(one: Run, other: Run) -> Comparison:
 
     UserError: they have no evaluation in common.
     """
-    sent = [read_uploads(run.path / "uploads.npz") for run in (one, other)]
+    sent = [run.uploads for run in (one, other)]
     num_iterations = min(map(len, sent))
     unequal = sent[0][:num_iterations] != sent[1][:num_iterations]
     decision = int(unequal.any(axis=1).argmax()) if unequal.any() else None

@@ -18,16 +18,21 @@ def judged_by(run: Run) -> str:
     return baseline["metric"] if baseline else next(name for name in run.summary["final"] if name in METRICS)
 
 
+def _to_be_reached(series: Sequence[Series]) -> set[bool]:
+    """Whether what the baselines are of rises: {True}, {False}, both, or empty where there is no baseline."""
+    return {rises(baseline.metric) for one in series if (baseline := one.config.task.baseline) is not None}
+
+
 def side(series: Sequence[Series]) -> str:
     """Where a crossing lies, seen from the baseline."""
-    kinds = {rises(baseline.metric) for one in series if (baseline := one.config.task.baseline) is not None}
+    kinds = _to_be_reached(series)
     return "beyond" if len(kinds) > 1 else "below" if kinds == {False} else "above"
 
 
 def baseline_name(series: Sequence[Series]) -> str:
     """What the value to be reached is called; "" where there is none."""
-    kinds = {rises(baseline.metric) for one in series if (baseline := one.config.task.baseline) is not None}
-    return {(): "", (True,): "baseline accuracy", (False,): "target"}.get(tuple(kinds), "baseline or target")
+    names = {(): "", (True,): "baseline accuracy", (False,): "target"}
+    return names.get(tuple(_to_be_reached(series)), "baseline or target")
 
 
 def final_name(series: Sequence[Series]) -> str:
