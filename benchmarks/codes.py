@@ -19,8 +19,8 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from sasg.report.table3 import model_sizes
 
+from benchmarks.table3.replay import model_sizes
 from sasg.cluster import IntegerLevelCode, LevelCode, Payload, Segment
 from sasg.cluster.accounting.codes import WRITABLE, packed_bits, position_bits
 from sasg.cluster.wire import WireFormat
