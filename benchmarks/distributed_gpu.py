@@ -40,7 +40,7 @@ from sasg.cluster.factory import open_cluster  # noqa: E402
 from sasg.cluster.stopwatch import PHASES  # noqa: E402
 from sasg.config import Config, load  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
-from sasg.problem.problem import load_dataset  # noqa: E402
+from sasg.problem.building import load_dataset  # noqa: E402
 from sasg.training.provenance import device_name  # noqa: E402
 from sasg.training.run import prepare_torch  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402

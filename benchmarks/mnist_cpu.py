@@ -23,7 +23,7 @@ import torch  # noqa: E402
 from benchmarks.published_loop import PublishedLoop  # noqa: E402
 from sasg.cluster import SimulatedCluster  # noqa: E402
 from sasg.config import Config, load  # noqa: E402
-from sasg.problem.problem import build_model, load_dataset  # noqa: E402
+from sasg.problem.building import build_model, load_dataset  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
 
 ROW = 401_408  # the weights of the first layer

@@ -25,8 +25,8 @@ from experiments.study import compose_grid  # noqa: E402
 from sasg.cluster import SimulatedCluster  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
+from sasg.problem.building import load_dataset  # noqa: E402
 from sasg.problem.datasets import Dataset  # noqa: E402
-from sasg.problem.problem import load_dataset  # noqa: E402
 from sasg.training.run import prepare_torch  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
 

@@ -10,8 +10,8 @@ from experiments.pool import Job, total_seconds
 from experiments.several import duration
 from sasg.cluster.factory import num_cores
 from sasg.config import Config
+from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset
-from sasg.problem.problem import load_dataset
 from sasg.report.runs import Entry
 from sasg.training.estimate import Estimate, estimate
 from sasg.training.run import prepare_torch

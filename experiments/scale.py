@@ -33,7 +33,7 @@ from sasg.cluster import SimulatedCluster  # noqa: E402
 from sasg.cluster.accounting.ledger import uplink_bits  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
-from sasg.problem.problem import load_dataset  # noqa: E402
+from sasg.problem.building import load_dataset  # noqa: E402
 from sasg.report.columns import scientific  # noqa: E402
 from sasg.report.curves import CODE  # noqa: E402
 from sasg.report.names import method_name, percent, task_name  # noqa: E402

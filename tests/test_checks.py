@@ -18,7 +18,7 @@ from sasg.cluster import SimulatedCluster
 from sasg.cluster.accounting.ledger import columns
 from sasg.config import Config
 from sasg.gradients.vmap import VmapEngine
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -40,7 +40,7 @@ from sasg.algorithms.parts.terngrad import TernGrad
 from sasg.cluster import Payload, SimulatedCluster
 from sasg.cluster.wire import WireFormat
 from sasg.errors import UserError
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.trainer import Trainer
 
 ITERATIONS = 40

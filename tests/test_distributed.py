@@ -23,7 +23,7 @@ from sasg.cluster import launch as launching
 from sasg.cluster.distributed import spread_workers
 from sasg.cluster.factory import open_cluster
 from sasg.config import ClusterConfig, Config
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training import run as training
 from sasg.training.run import run
 from sasg.training.run_folder import read_uploads

@@ -24,7 +24,7 @@ from sasg.cluster.transport import Transport
 from sasg.cluster.wire import WireFormat
 from sasg.config import ClusterConfig, Config, from_dict
 from sasg.errors import ClusterError, UserError
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.run import run
 from sasg.training.run_folder import BUSY, folder_of
 

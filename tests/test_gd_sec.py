@@ -10,7 +10,7 @@ from sasg.algorithms.parts.draws import Draws
 from sasg.algorithms.parts.qsgd import RandomRounding
 from sasg.algorithms.parts.sampling import OneBySmoothness
 from sasg.cluster import SimulatedCluster
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.trainer import Trainer
 
 CODES = "index_codes=[none,int32,log2,bitmask,delta]"

@@ -325,7 +325,7 @@ def gradient_error(name: str, trainer) -> float:
     with torch.no_grad():
         problem.oracle.begin()
         found = problem.oracle(problem.parameters).dense()
-    model, w = copy.deepcopy(problem._model), problem.parameters
+    model, w = copy.deepcopy(problem.model), problem.parameters
     if not zoo.CASES[name].refused_in_float64:
         model, x, w = model.double(), x.double(), w.double()
     loop = make_engine("loop", model, problem.objective.losses)

@@ -8,7 +8,7 @@ from torch import nn
 from sasg.algorithms.parts.compressors import TopK
 from sasg.algorithms.parts.feedback import ErrorMemory
 from sasg.cluster import SimulatedCluster
-from sasg.problem.problem import build_model, load_dataset
+from sasg.problem.building import build_model, load_dataset
 from sasg.training.trainer import Trainer
 
 ALWAYS = "algorithm.trigger={kind:always}"

@@ -23,9 +23,9 @@ from sasg.algorithms.parts.quantisers import LogUniformGroups
 from sasg.cluster import SimulatedCluster
 from sasg.gradients.engines import make_engine
 from sasg.kernels.rows import add_rows_, squared_distances, sum_in_order
+from sasg.problem.building import load_dataset
 from sasg.problem.models import fc
 from sasg.problem.objectives import CrossEntropy
-from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer
 
 aten = torch.ops.aten

@@ -21,10 +21,10 @@ from sasg.errors import UserError
 from sasg.gradients.engines import make_engine
 from sasg.problem import text
 from sasg.problem.batches import Batches
+from sasg.problem.building import build_model, load_dataset
 from sasg.problem.draws import Counter
 from sasg.problem.models import gpt
 from sasg.problem.objectives import IGNORED, NextCharacter
-from sasg.problem.problem import build_model, load_dataset
 from sasg.problem.shards import by_class, contiguous
 from sasg.report.runs import entries_in
 from sasg.report.tables import any_runs
@@ -256,7 +256,7 @@ def test_the_validation_loss_is_that_of_each_character(play):
     for _ in range(5):
         trainer.run_iteration()
     row, _ = trainer.evaluate()
-    model, problem = trainer.problem._model, trainer.problem
+    model, problem = trainer.problem.model, trainer.problem
     nn.utils.vector_to_parameters(problem.parameters, model.parameters())
     alphabet, rest = sorted(set(PLAY)), PLAY[len(PLAY) * 9 // 10 :]
     numbers = [alphabet.index(character) for character in rest]

@@ -12,7 +12,7 @@ from test_distributed import assert_same, distributed, train
 from sasg.cluster import SimulatedCluster
 from sasg.config import Config
 from sasg.errors import UserError
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.trainer import Trainer
 
 TRIGGERS = {

@@ -11,8 +11,8 @@ from suite_config import config, iterate
 from sasg.cluster import Ledger, Payload, Segment, SimulatedCluster
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.gradients.layout import Layout
+from sasg.problem.building import load_dataset
 from sasg.problem.models import fc, resnet18
-from sasg.problem.problem import load_dataset
 from sasg.training.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from torch import nn
 
 from sasg.cluster import SimulatedCluster
 from sasg.errors import UserError
-from sasg.problem.problem import build_model, load_dataset
+from sasg.problem.building import build_model, load_dataset
 from sasg.training.trainer import Trainer
 
 MODELS = {

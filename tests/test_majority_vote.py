@@ -16,7 +16,7 @@ from sasg.algorithms.parts.quantisers import LogUniformGroups
 from sasg.algorithms.parts.votes import RandomVote
 from sasg.cluster import Payload, Segment, SimulatedCluster, Uploads
 from sasg.errors import UserError
-from sasg.problem.problem import build_model, load_dataset
+from sasg.problem.building import build_model, load_dataset
 from sasg.randomness import Purpose, bits, device_uniform
 from sasg.training import trainer as trainer_module
 from sasg.training.trainer import Trainer

@@ -11,9 +11,9 @@ from suite_config import config
 from sasg.cluster import SimulatedCluster
 from sasg.errors import UserError
 from sasg.problem import tabular
+from sasg.problem.building import load_dataset
 from sasg.problem.minimum import minimum
 from sasg.problem.objectives import LinearRegression, LogisticRegression, NonlinearLeastSquares
-from sasg.problem.problem import load_dataset
 from sasg.training.run import crossing, run
 from sasg.training.trainer import Trainer, check_parts
 

@@ -9,8 +9,8 @@ from suite_config import config
 
 from sasg.config import Config
 from sasg.errors import UserError
+from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset
-from sasg.problem.problem import load_dataset
 from sasg.training.run import run
 
 SHORT = ("cluster.workers=2", "task.name=mine", "max_iterations=3", "tracker=none")

@@ -16,7 +16,7 @@ from sasg.algorithms.parts.triggers import Lazy
 from sasg.algorithms.parts.votes import RandomVote
 from sasg.cluster import Payload, SimulatedCluster
 from sasg.errors import UserError
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.randomness import Purpose, bits
 from sasg.training.trainer import Trainer
 

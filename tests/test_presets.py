@@ -15,7 +15,7 @@ from sasg.cluster import SimulatedCluster
 from sasg.config import Config
 from sasg.gradients.engines import DenseGradients
 from sasg.gradients.normalisation import RunningStatistics
-from sasg.problem.problem import build_model, load_dataset
+from sasg.problem.building import build_model, load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.schedule import StepSchedule
 from sasg.training.trainer import Trainer

@@ -17,8 +17,8 @@ from benchmarks.published_replay import COLUMNS, Replay, write_rows
 from sasg.cluster import SimulatedCluster
 from sasg.config import Config, digest
 from sasg.errors import UserError
+from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset, Source, from_arrays
-from sasg.problem.problem import load_dataset
 from sasg.report import published_draws
 from sasg.report.epochs import epochs_of, read_log
 from sasg.report.runs import Run, look_up

@@ -10,7 +10,7 @@ from suite_config import config, iterate
 from torch import nn
 
 from sasg.cluster import SimulatedCluster
-from sasg.problem.problem import build_model, load_dataset
+from sasg.problem.building import build_model, load_dataset
 from sasg.training.trainer import Trainer
 
 ITERATIONS = 45

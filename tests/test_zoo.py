@@ -12,8 +12,8 @@ from torch import nn
 from sasg.cluster import SimulatedCluster
 from sasg.errors import UserError
 from sasg.gradients.loop import LoopEngine
+from sasg.problem.building import build_model, load_dataset
 from sasg.problem.datasets import Dataset
-from sasg.problem.problem import build_model, load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.trainer import Trainer
 

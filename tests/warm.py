@@ -5,7 +5,7 @@ import torch.distributed
 
 import sasg.cluster.launch  # noqa: F401
 from sasg.cluster import SimulatedCluster
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training import run  # noqa: F401
 from sasg.training.trainer import Trainer
 from tests import study_parts  # noqa: F401

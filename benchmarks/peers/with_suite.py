@@ -15,7 +15,7 @@ import torch  # noqa: E402
 from benchmarks.mnist_cpu import composed  # noqa: E402
 from benchmarks.published_loop import PublishedLoop  # noqa: E402
 from sasg.cluster import SimulatedCluster  # noqa: E402
-from sasg.problem.problem import load_dataset  # noqa: E402
+from sasg.problem.building import load_dataset  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
 
 

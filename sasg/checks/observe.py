@@ -9,8 +9,8 @@ import torch
 from sasg.checks.audit import Audit
 from sasg.cluster.factory import open_cluster
 from sasg.config import Config
+from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset
-from sasg.problem.problem import load_dataset
 from sasg.training.run import prepare_torch
 from sasg.training.trainer import Trainer
 

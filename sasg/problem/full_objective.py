@@ -37,7 +37,9 @@ class FullObjective:
         self.objective, self.engine, self.batches = objective, engine, batches
         self._everyone = everyone
 
-    def columns(self, parameters: Tensor, add_shares: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def columns(
+        self, parameters: Tensor, add_shares: Callable[[Tensor], Tensor], share_of_work: tuple[int, int]
+    ) -> dict[str, float]:
         """objective f(w), objective_error f(w) - min f if f is convex, gradient_norm (of the least subgradient)."""
         x, y = self.batches.whole_shards()
         gradient = torch.empty_like(parameters)

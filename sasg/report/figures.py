@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sasg.errors import UserError
-from sasg.problem.problem import OWN_STATISTICS
+from sasg.problem.evaluation import OWN_STATISTICS
 from sasg.report.curves import frame, upload_shares
 from sasg.report.judging import baseline_name
 from sasg.report.names import family, method_name, task_name

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from sasg.config import Config
-from sasg.problem.problem import build_objective
+from sasg.problem.building import build_objective
 from sasg.report.names import METHODS, TASKS, method_name
 from sasg.report.runs import Entry, Run
 

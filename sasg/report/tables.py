@@ -11,7 +11,7 @@ import numpy as np
 
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.errors import UserError
-from sasg.problem.problem import OWN_STATISTICS
+from sasg.problem.evaluation import OWN_STATISTICS
 from sasg.report.columns import (
     PAPER_BITS,
     ROUNDS,

@@ -19,8 +19,8 @@ from sasg.config import Config, digest
 from sasg.errors import ClusterError, UserError, lack_of_memory
 from sasg.lifetime import LastingStream
 from sasg.origins import described, fault_of_user
+from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset
-from sasg.problem.problem import load_dataset
 from sasg.training.commands import said_of_finished
 from sasg.training.phases import phase_columns, phases_table
 from sasg.training.progress import Progress, metric_text

@@ -14,9 +14,10 @@ from sasg.cluster.accounting.links import Link
 from sasg.config import PARTS, Config
 from sasg.errors import ContractError, UserError
 from sasg.parts import build, resolve
+from sasg.problem.building import build_objective, given_to_loader, given_to_model
 from sasg.problem.datasets import Dataset
 from sasg.problem.draws import make_draws
-from sasg.problem.problem import Problem, build_objective, given_to_loader, given_to_model
+from sasg.problem.problem import Problem
 from sasg.training.graph import Captured
 from sasg.training.records import Records
 from sasg.training.schedule import StepSchedule
