@@ -209,6 +209,7 @@ PATHS = {
     "AVX2": {"MKL_CBWR": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "scalar": {"ATEN_CPU_CAPABILITY": "default"},
     "without numba": {"SASG_TEST_WITHOUT_NUMBA": "1"},
+    "as on AMD": {"PYTHONPATH": str(Path(__file__).parent / "as_on_amd")},
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from naive_vote import NaiveVoting, VoteSettings, mix, splitmix_uniform
-from suite_config import config, iterate
+from suite_config import config, iterate, without_ties
 
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.parts.draws import number_streams
@@ -40,7 +40,7 @@ MODELS = {
 
 def make(*overrides: str) -> Trainer:
     cfg = config("precision=fp64", f"cluster.workers={WORKERS}", "task.batch_size=20", *overrides)
-    return Trainer(cfg, load_dataset(cfg), SimulatedCluster(WORKERS, torch.device("cpu")), torch.float64)
+    return Trainer(cfg, without_ties(load_dataset(cfg)), SimulatedCluster(WORKERS, torch.device("cpu")), torch.float64)
 
 
 # Quantised only where no entry's gradient is zero: what two members of a group keep is equal up to rounding, a tie that

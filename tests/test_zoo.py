@@ -7,6 +7,7 @@ import pytest
 import torch
 import zoo
 from ranks import configuration
+from suite_config import without_ties
 from torch import nn
 
 from sasg.cluster import SimulatedCluster
@@ -36,7 +37,7 @@ def config(name: str, method: str, gradients: str, precision: str):
 
 @cache
 def digits() -> Dataset:
-    return load_dataset(config("one_layer", "sgd", "auto", "fp64"))
+    return without_ties(load_dataset(config("one_layer", "sgd", "auto", "fp64")))
 
 
 def make_trainer(name: str, method: str, gradients: str, precision: str) -> Trainer:

@@ -20,6 +20,7 @@ from sasg.errors import UserError
 from sasg.gradients.engine import Engine, PerSampleLoss
 from sasg.gradients.forms import FactoredGradients, Factors, write_product_
 from sasg.gradients.normalisation import tracked_layers
+from sasg.kernels.rows import aligned
 
 _FACTORED_BATCH = 64  # samples per worker up to which Gram matrices are smaller than gradients
 
@@ -99,7 +100,7 @@ class BatchedEngine(Engine):
     def _run(self, parameters: Tensor, x: Tensor, y: Tensor, merged: bool) -> Tensor:
         p = self._pass
         p.num_workers, p.merged = len(x), merged
-        p.parameters = self.layout.views(parameters)
+        p.parameters = self.layout.views(parameters if parameters.dim() == 1 else aligned(parameters))
         with torch.enable_grad():
             losses = self.loss(self.model(x.flatten(0, 1)), y.flatten())
         losses.backward(torch.ones_like(losses) / x.shape[1])  # of each worker's mean
@@ -147,23 +148,25 @@ class _LinearFunction(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         if ctx.merged and weight.dim() == 2:
             return F.linear(x, weight, bias)
-        x_W = x.reshape(num_workers, -1, x.shape[-1])
+        x_W = aligned(x.reshape(num_workers, -1, x.shape[-1]))
         if x.is_cuda:
             y_W = torch.bmm(x_W, weight.mT) if bias is None else torch.baddbmm(bias.unsqueeze(1), x_W, weight.mT)
         else:
-            y_W = x.new_empty(*x_W.shape[:2], weight.shape[-2])
+            y_W = aligned(x.new_empty(*x_W.shape[:2], weight.shape[-2]))
             own = _of_workers(weight, 2, ctx), _of_workers(bias, 1, ctx)
             for x_m, weight_m, bias_m, y_m in zip(x_W, *own, y_W, strict=True):
                 if bias is None:
                     torch.mm(x_m, weight_m.t(), out=y_m)
                 else:
                     torch.addmm(bias_m, x_m, weight_m.t(), out=y_m)
-        return y_W.view(*x.shape[:-1], -1)
+        return y_W.reshape(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
         dy_W, x_W = (t.reshape(ctx.num_workers, -1, t.shape[-1]) for t in (dy, x))
+        if not ctx.merged:
+            dy_W, x_W = aligned(dy_W), aligned(x_W)
         p = ctx.layer.current
         if p.gradients is None:
             p.factors[ctx.layer.weight] = (x_W.detach(), dy_W)
@@ -176,10 +179,10 @@ class _LinearFunction(torch.autograd.Function):
             elif dy.is_cuda:
                 dx = torch.bmm(dy_W, weight).view_as(x)
             else:
-                dx = torch.empty_like(x_W)
+                dx = aligned(x_W.new_empty(x_W.shape))
                 for dy_m, weight_m, dx_m in zip(dy_W, _of_workers(weight, 2, ctx), dx, strict=True):
                     torch.mm(dy_m, weight_m, out=dx_m)
-                dx = dx.view_as(x)
+                dx = dx.reshape(x.shape)
         return None, dx, None, None, None
 
 
@@ -197,7 +200,7 @@ def _linear_gradients(x: Tensor, delta: Tensor, weight_gradient: Tensor, bias_gr
     elif x.is_cuda:
         torch.bmm(delta.mT, x, out=weight_gradient)
     else:
-        for target, delta_m, x_m in zip(weight_gradient, delta.contiguous(), x.contiguous(), strict=True):
+        for target, delta_m, x_m in zip(weight_gradient, delta, x, strict=True):
             write_product_(target, delta_m, x_m)
     if bias_gradient is not None:
         torch.sum(delta, dim=(0, 1) if bias_gradient.dim() == 1 else 1, out=bias_gradient)

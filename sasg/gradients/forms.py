@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sasg.kernels.rows import has_kernels, sending
+from sasg.kernels.rows import aligned, has_kernels, sending
 
 
 class DenseGradients:
@@ -121,7 +121,7 @@ class FactoredGradients:
             weight, bias = (part if _holds(entries, part) else None for part in (f.weight_entries, f.bias_entries))
             if weight is None and bias is None:
                 continue
-            delta, x = (f.delta * scale).contiguous(), f.x.contiguous()
+            delta, x = aligned(f.delta * scale), aligned(f.x)
             if weight is not None:
                 for m in rows:
                     write_product_(target[m, weight].view(delta.shape[2], x.shape[2]), delta[m], x[m], keep)
@@ -147,12 +147,13 @@ def write_product_(target: Tensor, left: Tensor, right: Tensor, keep: bool = Fal
     if len(left) <= scan.MAX_TERMS:
         scan.add(len(left))(target.view(-1).numpy(), left.numpy(), right.numpy(), keep)
     else:
-        torch.addmm(target, left.t(), right, beta=keep, out=target)
+        product = torch.mm(left.t(), right)  # in memory of its own: see `aligned`
+        target.add_(product) if keep else target.copy_(product)
 
 
 def _gram(rows: Tensor) -> Tensor:
     """rows [W, n, i] -> [W, n, n], each worker's product by itself."""
     products = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
-    for own, product in zip(rows, products, strict=True):
+    for own, product in zip(aligned(rows), products, strict=True):
         torch.mm(own, own.t(), out=product)
     return products

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sasg.gradients.engine import Engine, PerSampleLoss
+from sasg.kernels.rows import aligned
 
 
 class LoopEngine(Engine):
@@ -17,6 +18,8 @@ class LoopEngine(Engine):
     @torch.enable_grad()
     def per_worker(self, parameters: Tensor, x: Tensor, y: Tensor, out: Tensor, statistics: Tensor) -> Tensor:
         losses = []
+        x = aligned(x)
+        parameters = parameters if parameters.dim() == 1 else aligned(parameters)
         for worker in range(len(x)):
             own = parameters if parameters.dim() == 1 else parameters[worker]
             leaves = {name: view.detach().requires_grad_() for name, view in self.layout.views(own).items()}

@@ -6,7 +6,8 @@ waits for the host; on the CPU, where looking at a flag is free, the other rows 
 On the CPU a row is worked on by itself where its bits would depend on the shape of the whole: products and norms choose
 an order of summation by it, and the last entries of a tensor go through the scalar version of a function, which
 rounds otherwise than the vectorised one (the logarithm; a sum with a factor). So a worker's numbers do not depend on
-which other rows its process holds. Sums along a row, and functions that are rounded correctly, do not either.
+which other rows its process holds. Sums along a row, and functions that are rounded correctly, do not either. Nor may
+it matter where in memory a row begins: some BLAS code paths (MKL's for AMD) sum in an order that depends on it.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 _CACHED = 32_768  # entries of a sum that stay in the cache
+_ALIGNMENT = 64  # bytes: the widest vectors, and what torch's allocator gives
 
 
 def sending(sent: Tensor | None, num_held: int) -> list[int]:
@@ -38,6 +40,20 @@ def copy_rows_(target: Tensor, source: Tensor, sent: Tensor | None) -> None:
         rows, new = target.numpy(), source.numpy()
         for m in sending(sent, len(rows)):
             rows[m] = new[m] if new.ndim == rows.ndim else new
+
+
+def aligned(rows: Tensor) -> Tensor:
+    """`rows` [W, ...] for BLAS to read: on the CPU each is contiguous and begins at a multiple of 64 bytes.
+
+    Themselves where they do, else a copy.
+    """
+    starts = rows.data_ptr(), rows.stride(0) * rows.element_size()
+    if rows.is_cuda or (rows[:1].is_contiguous() and not any(start % _ALIGNMENT for start in starts)):
+        return rows
+    size = rows.shape[1:].numel()
+    step = _ALIGNMENT // rows.element_size()
+    padded = rows.new_empty(len(rows), -(-size // step) * step)
+    return padded[:, :size].view(rows.shape).copy_(rows)
 
 
 def of_each(rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from sasg.algorithms.parts.aggregation import SumOfUploads
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
 from sasg.gradients import Oracle
+from sasg.kernels.rows import aligned
 
 
 class LocalSGD(Algorithm):
@@ -36,7 +37,7 @@ class LocalSGD(Algorithm):
         self.cluster = workspace.cluster
         self.step_size = workspace.zeros()  # gamma'
         self._moved = workspace.zeros(workspace.num_held, workspace.num_parameters)  # w - w_m
-        self._models = torch.zeros_like(self._moved) if self.local_steps > 1 else None
+        self._models = aligned(torch.zeros_like(self._moved)) if self.local_steps > 1 else None
 
     def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
         super().begin_epoch(epoch, schedule)

@@ -12,6 +12,7 @@ from sasg.algorithms.parts.votes import Vote
 from sasg.cluster import Payload, Positions, Segment, Uploads, Values
 from sasg.errors import UserError
 from sasg.gradients import Oracle
+from sasg.kernels.rows import aligned
 from sasg.parts import build
 
 
@@ -62,7 +63,7 @@ class MajorityVote(Algorithm):
         size = workspace.num_parameters
         self.register_state("memory", workspace.zeros(workspace.num_held, size), "worker")
         self.negative_step_size = workspace.zeros()  # -gamma'
-        self._models = torch.empty_like(self.memory) if self.local_steps > 1 else None  # w_m
+        self._models = aligned(torch.empty_like(self.memory)) if self.local_steps > 1 else None  # w_m
         self._mask, self._values = Positions(self.vote.num_kept, size), Values(self.vote.num_kept)
         self._segments = (Segment(size, self.vote.num_kept),)
 

@@ -15,7 +15,7 @@ from sasg.algorithms.parts.triggers import PastIterates
 from sasg.cluster import Nothing, Payload, Uploads
 from sasg.errors import UserError
 from sasg.gradients import Gradients, Oracle
-from sasg.kernels.rows import copy_rows_, squared_distances
+from sasg.kernels.rows import aligned, copy_rows_, squared_distances
 
 
 class Drift(AuthorsThreshold, PastIterates):
@@ -91,7 +91,7 @@ class ServerTriggered(Algorithm):
         own = workspace.zeros(workspace.num_held, workspace.num_parameters)
         self._scaled = own if lent is None else lent  # gamma g_m
         if self.estimates:
-            self.downloaded = self.register_state("downloaded", torch.zeros_like(own), "worker")  # w^(k_m)
+            self.downloaded = self.register_state("downloaded", aligned(torch.zeros_like(own)), "worker")  # w^(k_m)
         elif self.cluster.is_server:
             self.rule.smoothness.copy_(self.given_smoothness)
 

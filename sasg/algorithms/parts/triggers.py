@@ -9,7 +9,7 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Part, Schedule, Workspace
 from sasg.errors import UserError
 from sasg.gradients import Gradients, Oracle
-from sasg.kernels.rows import copy_rows_
+from sasg.kernels.rows import aligned, copy_rows_
 
 
 class Trigger(Part):
@@ -110,7 +110,7 @@ class PastIterates(LazyDecision):
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
         num_rows = min(len(self.staleness), self.longest_silence + 2)
-        self.past = workspace.zeros(num_rows, workspace.num_parameters)
+        self.past = aligned(workspace.zeros(num_rows, workspace.num_parameters))
         self.comparison = torch.zeros_like(self.staleness)
         self.uploaded_at = self.register_state("uploaded_at", torch.zeros_like(self.staleness), self.scope_of_rows)
         self.declare_state("compared", self.scope_of_rows, write=PastIterates._take_compared)
