@@ -17,7 +17,7 @@ $(if $(unknown),$(error $(unknown)=: not known here; choose from $(known) (in ca
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
 	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE))
 
-STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity
+STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity seeds
 
 .PHONY: help setup demo test lint benchmark scale reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
 	reproduce-figures report docs coverage notebooks imports format clean
@@ -36,6 +36,7 @@ help:
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
 	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
 	@echo "make reproduce-sensitivity     SASG on MNIST: D, alpha, density, number of workers (hours on a CPU)"
+	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (hours on a CPU)"
 	@echo "make scale             time, memory and bits of an iteration with 10, 100 and 1,000 workers (DATA=folder)"
 	@echo "make distributed       SASG on processes of this machine; TASKS=mnist chooses the task"
 	@echo "make reproduce         all of the paper's training runs and figures (a GPU's work)"

@@ -5,7 +5,7 @@
     scripts/pack.py sensitivity --from DIR/runs   # from run folders elsewhere; runs that are there already stay
 
 Tables and figures of studies find packed runs like folders; `sasg study NAME jobs=0` writes them anew, the same bytes.
-What is packed is configuration and summary: curves, decisions and times are in the folders alone.
+What is packed is configuration, summary and metrics: what triggers compared, decisions and times are in folders alone.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> int:
     if not runs:
         raise UserError(f"{options.study}: none of its runs has ended in {options.source}")
     path = options.into / f"{study_name(options.study)}{SUFFIX}"
-    number = pack(path, [(run.identity, run.summary) for run in runs])
+    number = pack(path, [run.content for run in runs])
     print(f"{path}: {number} runs, {path.stat().st_size:,} bytes")
     return 0
 
