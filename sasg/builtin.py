@@ -54,6 +54,7 @@ BUILT_IN = {
     "cifar10": "sasg.problem.datasets.cifar10",
     "cifar100": "sasg.problem.datasets.cifar100",
     "mix": "sasg.problem.datasets.mix",
+    "held_out": "sasg.problem.datasets.held_out",
     "diabetes": "sasg.problem.tabular.diabetes",
     "breast_cancer": "sasg.problem.tabular.breast_cancer",
     "binary": "sasg.problem.tabular.binary",
