@@ -8,16 +8,17 @@ SEEDS ?=
 JOBS ?=
 BUDGET ?=
 DEVICE ?=
+TUNED ?=
 
 # A mistyped variable would be ignored, and everything run.
-known := PYTHON TASKS SEEDS JOBS BUDGET DEVICE DATA OMP_NUM_THREADS
+known := PYTHON TASKS SEEDS JOBS BUDGET DEVICE TUNED DATA OMP_NUM_THREADS
 unknown := $(filter-out $(known),$(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 $(if $(unknown),$(error $(unknown)=: not known here; choose from $(known) (in capitals, with their S)))
 
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
-	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE))
+	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE)) $(if $(TUNED),tuned=$(TUNED))
 
-STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity
+STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity seeds frontier
 
 .PHONY: help setup demo test lint benchmark scale reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
 	reproduce-figures report docs coverage notebooks imports format clean
@@ -36,6 +37,9 @@ help:
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
 	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
 	@echo "make reproduce-sensitivity     SASG on MNIST: D, alpha, density, number of workers (hours on a CPU)"
+	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (hours on a CPU)"
+	@echo "make reproduce-frontier        every method by one ledger; TASKS=mnist SEEDS=1: about two hours on two cores;"
+	@echo "                               TUNED=true chooses each method's step size first"
 	@echo "make scale             time, memory and bits of an iteration with 10, 100 and 1,000 workers (DATA=folder)"
 	@echo "make distributed       SASG on processes of this machine; TASKS=mnist chooses the task"
 	@echo "make reproduce         all of the paper's training runs and figures (a GPU's work)"

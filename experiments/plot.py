@@ -25,7 +25,9 @@ from sasg.report.times import links
 def main() -> int:
     """Draw what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a folder of runs")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, a folder of runs, or a file of packed ones"
+    )
     parser.add_argument("--x", help="default: rounds; with --link, seconds")
     parser.add_argument("--y", default="accuracy", help="default: accuracy")
     parser.add_argument("--out", type=Path, default=Path("plot"), help="path without suffix (default: plot)")

@@ -10,7 +10,8 @@
 study: of conf/study, yours beside the call (or in SASG_CONF) too, or a YAML file; installed: sasg study NAME ...
 task, method, seeds: what to run (default: all that the study names); several with commas.
 jobs: runs at a time (default: as many as cores, or as GPUs), 0 for tables alone. budget: stop cleanly after e.g. 30m.
-force=true: start even if it would take more than a day. Everything else is passed on to the runs (experiments/train.py
+force=true: start even if it would take more than a day. tuned=true (frontier): choose step sizes first, each a stage of
+its own, then run at those. Everything else is passed on to the runs (experiments/train.py
 --help): device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
 
 Exit code 0: all runs finished, or jobs=0. 1: some failed or diverged, with the reason. 2: something to mend, said in
@@ -34,7 +35,7 @@ from sasg.environment import require  # noqa: E402
 require("hydra", "torch")
 
 from experiments.composing import telling_errors  # noqa: E402
-from experiments.study import Command, Study, compose_grid, load_study, parse, study_name  # noqa: E402
+from experiments.study import Command, Study, load_study, parse, study_name  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402
 from sasg.config import UNHASHED, Config, digest  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
@@ -52,7 +53,9 @@ def main() -> int:
         return 0
     command = parse(words)
     study = load_study(command.study)
-    wanted = compose_grid(*_axes(command, study), [*study.overrides, *command.overrides])
+    if command.tuned and study.tuning is None:
+        raise UserError(f"tuned=true: study {command.study} has no `tuning`")
+    wanted = study.grid(*_axes(command, study), command.overrides)
     seconds = replace(wanted[0], budget=command.budget).budget_seconds
     configs, name = _reported(command, study, wanted)
     if command.jobs == 0 and not _any_finished(wanted):
@@ -62,7 +65,7 @@ def main() -> int:
         code = 0
         if command.jobs != 0:
             check_report(study, configs)
-            code = run_missing(command, wanted, time.monotonic() + seconds)
+            code = (run_tuned if command.tuned else run_missing)(command, wanted, time.monotonic() + seconds)
     except KeyboardInterrupt:  # before the first run; later it stops the runs
         code = STOPPED
     except UserError as error:
@@ -89,15 +92,15 @@ def _reported(command: Command, study: Study, wanted: Sequence[Config]) -> tuple
     These are the study's whole grid and what was wanted besides; or, where other settings were wanted than the
     study's, these runs alone, in a folder of their own.
     """
-    overrides = study.overrides
+    overrides: tuple[str, ...] = ()
     if any(_changes_numbers(word) for word in command.overrides):
-        usual = compose_grid(*_axes(command, study), overrides)
+        usual = study.grid(*_axes(command, study), ())
         if [_settings(config) for config in wanted] != [_settings(config) for config in usual]:
             return list(wanted), _folder_name(command, wanted)
     elif not any(_key(word) == "device" for word in command.overrides):  # other runs may be from another one
-        overrides = [*overrides, *command.overrides]  # with which most are composed already: it takes time
+        overrides = command.overrides  # with which most are composed already: it takes time
     runs_dir = wanted[0].runs_dir
-    grid = compose_grid(study.tasks, study.methods, study.seeds, overrides)
+    grid = study.grid(study.tasks, study.methods, study.seeds, overrides)
     configs = [*(replace(config, runs_dir=runs_dir) for config in grid), *wanted]
     return list({_settings(config): config for config in configs}.values()), study_name(command.study)
 
@@ -129,6 +132,25 @@ def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> 
     return 0 if states == {"finished"} else STOPPED
 
 
+def run_tuned(command: Command, wanted: Sequence[Config], deadline: float) -> int:
+    """Choose step sizes, then do the runs at the chosen ones; returns the exit code."""
+    from experiments.tuning import at_chosen, outcomes_of
+
+    tuning = load_study(command.study).tuning
+    assert tuning is not None
+    before: list[Config] = []
+    while True:  # the outcome of some trials may ask for others
+        outcomes = outcomes_of(tuning, wanted)
+        missing = [config for found in outcomes.values() for config in found.missing]
+        if not missing:
+            return run_missing(command, at_chosen(wanted, outcomes), deadline)
+        if missing == before:
+            return 1  # they failed
+        if run_missing(command, missing, deadline) == STOPPED:
+            return STOPPED
+        before = missing
+
+
 def check_report(study: Study, configs: Sequence[Config]) -> None:
     """Write a study's tables and figures once to nowhere, so that what is wrong with them is known before training."""
     with tempfile.TemporaryDirectory(prefix="sasg-report-") as nowhere:
@@ -137,10 +159,11 @@ def check_report(study: Study, configs: Sequence[Config]) -> None:
 
 def report(study: Study, configs: Sequence[Config], folder: Path) -> list[str]:
     """Write a study's tables and figures from the runs that are finished; what they say."""
+    from experiments.tuning import with_tuning
     from sasg.report.runs import look_up
     from sasg.report.writing import write_part
 
-    entries = look_up(configs)
+    entries = look_up(with_tuning(study, configs))
     return [write_part(f"report[{number}]", part, entries, folder) for number, part in enumerate(study.report)]
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,28 @@ from experiments.composing import composed, quiet_hydra
 from experiments.messages import did_you_mean
 from sasg.config import Config
 from sasg.errors import UserError
-from sasg.parts import takes
+from sasg.parts import resolved, takes
 from sasg.places import CONF, files, refuse_hidden
 
 _SINGULAR = {"tasks": "task", "methods": "method", "algorithm": "method", "seeds": "seed"}
 _LISTS = ("task", "method", "seed")
-_OWN = ("study", "jobs", "budget", "force")
+_FLAGS = ("force", "tuned")
+_OWN = ("study", "jobs", "budget", *_FLAGS)
+_OTHERS = "*"  # among a study's methods: all others of conf/algorithm
+
+
+@dataclass
+class Tuning:
+    """How a study's step sizes are chosen: see experiments.tuning."""
+
+    factors: list[float]  # of the task's step size
+    held_out: int  # training samples
+    epochs: int
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.factors or min(self.factors) <= 0:
+            raise UserError(f"tuning.factors={self.factors}: give some factors of the step size, above 0")
 
 
 @dataclass
@@ -26,11 +42,21 @@ class Study:
     """A file of conf/study: the grid of runs behind a table or figure, and the reports that are made of them."""
 
     tasks: list[str]
-    methods: list[str]  # files of conf/algorithm, each followed by overrides of its own if any
+    methods: list[str]  # files of conf/algorithm, each followed by overrides of its own if any; "*": all others
     seeds: list[int]
     overrides: list[str] = field(default_factory=list)  # of every run
+    without: list[str] = field(default_factory=list)  # methods that "*" leaves out
+    count_batches: bool = False  # evaluate_every is in mini-batches, of methods with local steps too
+    tuning: Tuning | None = None  # with tuned=true, runs at step sizes that are chosen so
     reference: str | None = None  # the method that others are compared with, in those parts of the report that do so
     report: list[dict[str, Any]] = field(default_factory=list)  # parts: see sasg.report.writing
+
+    def grid(
+        self, tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]
+    ) -> list[Config]:
+        """Checked configurations, as `compose_grid` orders them, with these overrides besides the study's own."""
+        configs = compose_grid(tasks, methods, seeds, [*self.overrides, *overrides])
+        return [_by_batches(config) for config in configs] if self.count_batches else configs
 
 
 @dataclass(frozen=True)
@@ -44,6 +70,7 @@ class Command:
     jobs: int | None = None  # 0: run nothing
     budget: str | None = None
     force: bool = False
+    tuned: bool = False  # at step sizes that are chosen first
     overrides: tuple[str, ...] = ()  # passed on to every run
 
 
@@ -81,6 +108,7 @@ def load_study(name: str) -> Study:
     if not path.is_file():
         raise UserError(f"study={name}: there is no such file")
     study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), _mapping(path)))
+    study.methods = _all_of(study.methods, study.without, path)
     if study.reference is not None:
         names = [_name_of(method) for method in study.methods]
         if study.reference not in names:
@@ -98,8 +126,24 @@ def study_name(name: str) -> str:
 def _mapping(path: Path) -> DictConfig:
     values = OmegaConf.load(path)
     if not isinstance(values, DictConfig):
-        raise UserError(f"{path}: a study has the keys tasks, methods, seeds, overrides, reference and report")
+        raise UserError(f"{path}: a study has the keys {', '.join(f.name for f in fields(Study))}")
     return values
+
+
+def _all_of(methods: Sequence[str], without: Sequence[str], path: Path) -> list[str]:
+    """A study's methods, those for which "*" stands by name. UserError: one that is left out is not there."""
+    known = files("algorithm")
+    for name in without:
+        if name not in known:
+            raise UserError(f"{path}: without: {name}: is no method; {did_you_mean(name, list(known))}")
+    named = {method.split()[0] for method in methods} | set(without)
+    others = [name for name in known if name not in named]
+    return [name for method in methods for name in (others if method == _OTHERS else [method])]
+
+
+def _by_batches(config: Config) -> Config:
+    local_steps = resolved(config.algorithm).get("local_steps", 1)
+    return replace(config, evaluate_every=max(1, config.evaluate_every // local_steps))
 
 
 def _name_of(method: str) -> str:
@@ -109,9 +153,9 @@ def _name_of(method: str) -> str:
 
 
 def study_configs(name: str, runs_dir: str) -> list[Config]:
-    """The configurations of all runs of a study."""
+    """The configurations of all runs of a study at the tasks' step sizes."""
     study = load_study(name)
-    return compose_grid(study.tasks, study.methods, study.seeds, [*study.overrides, f"runs_dir={runs_dir}"])
+    return study.grid(study.tasks, study.methods, study.seeds, [f"runs_dir={runs_dir}"])
 
 
 def compose_grid(
@@ -144,9 +188,9 @@ def _value(key: str, text: str) -> Any:
         return [_whole(key, item) for item in items] if key == "seed" else items
     if key == "jobs":
         return _whole(key, text)
-    if key == "force":
+    if key in _FLAGS:
         if text not in ("true", "false"):
-            raise UserError(f"force={text}: give true or false")
+            raise UserError(f"{key}={text}: give true or false")
         return text == "true"
     return text
 

@@ -21,7 +21,9 @@ from sasg.report.times import links
 def main() -> int:
     """Print the table of what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a folder of runs")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, a folder of runs, or a file of packed ones"
+    )
     parser.add_argument("--format", choices=("md", "csv", "tex"), default="md", help="default: md")
     parser.add_argument("--link", choices=links(), help="a link model of conf/link, for seconds to the baseline")
     parser.add_argument("--columns", metavar="A,B", help="of the CSV: these alone, e.g. rounds,final_accuracy")

@@ -54,6 +54,7 @@ BUILT_IN = {
     "cifar10": "sasg.problem.datasets.cifar10",
     "cifar100": "sasg.problem.datasets.cifar100",
     "mix": "sasg.problem.datasets.mix",
+    "held_out": "sasg.problem.datasets.held_out",
     "diabetes": "sasg.problem.tabular.diabetes",
     "breast_cancer": "sasg.problem.tabular.breast_cancer",
     "binary": "sasg.problem.tabular.binary",
@@ -93,6 +94,7 @@ BUILT_IN = {
     "published_draws": "sasg.report.published_draws.table",
     "votes": "sasg.report.vote_table.table",
     "sensitivity": "sasg.report.sensitivity.table",
+    "seeds": "sasg.report.seeds.table",
     # and figures
     "accuracy": "sasg.report.figures.accuracy",
     "accuracy_and_loss": "sasg.report.figures.accuracy_and_loss",
@@ -104,6 +106,7 @@ BUILT_IN = {
     "lines": "sasg.report.figures.lines",
     "real_bits": "sasg.report.figures.real_bits",
     "sensitivity_figure": "sasg.report.sensitivity.figure",
+    "seeds_figure": "sasg.report.seeds.figure",
     "thresholds": "sasg.report.figures.thresholds",
     "time_to_baseline": "sasg.report.time_figures.time_to_baseline",
     "uploads": "sasg.report.figures.uploads",

@@ -5,7 +5,7 @@
     scripts/pack.py sensitivity --from DIR/runs   # from run folders elsewhere; runs that are there already stay
 
 Tables and figures of studies find packed runs like folders; `sasg study NAME jobs=0` writes them anew, the same bytes.
-What is packed is configuration and summary: curves, decisions and times are in the folders alone.
+What is packed is configuration, summary and metrics: what triggers compared, decisions and times are in folders alone.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from sasg.environment import require  # noqa: E402
 require("hydra", "torch", "pandas")
 
 from experiments.composing import telling_errors  # noqa: E402
-from experiments.study import study_configs, study_name  # noqa: E402
+from experiments.study import load_study, study_configs, study_name  # noqa: E402
+from experiments.tuning import with_tuning  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.packed import SUFFIX, pack  # noqa: E402
 from sasg.report.runs import look_up  # noqa: E402
@@ -34,11 +35,12 @@ def main() -> int:
     parser.add_argument("--from", dest="source", default=str(ROOT / "results" / "runs"), metavar="RUNS_DIR")
     parser.add_argument("--into", type=Path, default=ROOT / "results" / "runs", metavar="RUNS_DIR")
     options = parser.parse_args()
-    runs = [entry.run for entry in look_up(study_configs(options.study, options.source)) if entry.run]
+    configs = with_tuning(load_study(options.study), study_configs(options.study, options.source))
+    runs = [entry.run for entry in look_up(configs) if entry.run]
     if not runs:
         raise UserError(f"{options.study}: none of its runs has ended in {options.source}")
     path = options.into / f"{study_name(options.study)}{SUFFIX}"
-    number = pack(path, [(run.identity, run.summary) for run in runs])
+    number = pack(path, [run.content for run in runs])
     print(f"{path}: {number} runs, {path.stat().st_size:,} bytes")
     return 0
 

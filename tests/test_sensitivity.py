@@ -1,7 +1,6 @@
-"""Runs along one setting: which are on an axis, what is drawn of them; and runs that are packed in one file."""
+"""Runs along one setting: which are on an axis, and what is drawn of them."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from experiments.study import compose_grid, load_study
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.report import sensitivity
-from sasg.report.packed import pack, unpacked
-from sasg.report.runs import Run, look_up
+from sasg.report.runs import look_up
 from sasg.report.writing import write_part
 
 DELAY = ("algorithm.trigger.max_delay",)
@@ -84,50 +82,3 @@ def test_what_the_table_and_the_figure_say(configs):
     assert list(line.get_xdata()) == [1, 5, 10, 20] and list(line.get_ydata()) == [0.5, 2.5, 5, 10]
     assert [list(line.get_xdata()) for line in epochs.lines if line.get_marker() == "x"] == [[50]]
     assert "does not reach the baseline" in [text.get_text() for text in drawn.legends[0].get_texts()]
-
-
-def test_packed_runs_are_found_like_folders_and_give_the_same_tables(configs, tmp_path):
-    finish_delays(configs)
-    part = load_study("sensitivity").report[0]
-    write_part("report", part, look_up(configs), tmp_path / "folders")
-    runs = [(entry.run.identity, entry.run.summary) for entry in look_up(configs) if entry.run]
-    file = tmp_path / "runs" / "some.jsonl.xz"
-    assert pack(file, runs[:2]) == 2
-    assert pack(file, runs[1:]) == len(runs) == 5
-    content = file.read_bytes()
-    pack(file, reversed(runs))
-    assert file.read_bytes() == content
-    for folder in (tmp_path / "runs").glob("mnist-*"):
-        assert folder.name in unpacked(file)
-        shutil.rmtree(folder)
-    write_part("report", part, look_up(configs), tmp_path / "packed")
-    for name in ("delay.csv", "delay.tex"):
-        assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "folders" / name).read_bytes()
-    assert "[seed 1](../runs/some.jsonl.xz)" in (tmp_path / "packed/delay.md").read_text()
-
-
-def test_packed_runs_of_other_data_or_another_device_are_not_taken(configs):
-    finish_delays(configs)
-    config = sensitivity_of(configs, DELAY)[0]
-    (entry,) = look_up([config])
-    pack(Path(config.runs_dir) / "some.jsonl.xz", [(entry.run.identity, entry.run.summary)])
-    shutil.rmtree(entry.run.path)
-    assert look_up([config])[0].run is not None
-    assert look_up([replace(config, device="cuda")])[0].run is None
-    assert look_up([replace(config, data_sha256="e" * 64)])[0].run is None
-
-
-def test_a_damaged_file_of_packed_runs_is_told(configs, tmp_path):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/some.jsonl.xz").write_bytes(b"no xz")
-    with pytest.raises(UserError, match=r"some.jsonl.xz: no packed runs, or damaged"):
-        look_up(configs[:1])
-    with pytest.raises(UserError, match=r"packed runs are a file NAME.jsonl.xz"):
-        pack(tmp_path / "runs.zip", [])
-
-
-def test_what_a_packed_run_has_not_is_told_in_one_line():
-    run = Run(Path("runs/mnist-sasg-s1-00000000"), {}, {"status": "finished"}, packed=Path("runs/some.jsonl.xz"))
-    for what in ("metrics", "uploads"):
-        with pytest.raises(UserError, match=f"some.jsonl.xz: has the {what} of no run, .*mnist-sasg-s1-00000000; make"):
-            getattr(run, what)

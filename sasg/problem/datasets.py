@@ -222,6 +222,20 @@ def mix(root: Path, download: bool, parts: tuple[dict, ...]) -> Dataset:
     )
 
 
+def held_out(root: Path, download: bool, of: dict, number: int) -> Dataset:
+    """Training samples alone: `number` of them, drawn at random and always the same, are what is tested on.
+
+    of: the data set's configuration. Its test set is left aside, so that something can be chosen without it. The digest
+    is that of the whole data set.
+    """
+    dataset = build("dataset.of", of, Dataset, root=root, download=download)
+    if not 1 <= number < len(dataset.train):
+        raise UserError(f"number={number}: must be between 1 and {len(dataset.train) - 1}, of the training samples")
+    order = torch.from_numpy(randomness.permutation(0, randomness.Purpose.SPLIT, n=len(dataset.train)))
+    held, kept = (dataset.train.part(index.sort().values) for index in (order[:number], order[number:]))
+    return replace(dataset, train=kept, test=held, origin=f"{dataset.origin}; {number:,} training samples are held out")
+
+
 def from_arrays(source: Source, num_classes: int, arrays: Arrays, origin: str) -> Dataset:
     """A data set of one source from arrays in Keras's layout.
 

@@ -10,8 +10,7 @@ import pandas as pd
 
 from sasg.errors import UserError
 from sasg.report.columns import Given, count
-from sasg.report.curves import TRIGGER_COLUMNS
-from sasg.report.names import percent
+from sasg.report.names import TRIGGER_COLUMNS, percent
 from sasg.report.runs import Entry, Run, look_up
 from sasg.report.series import Series, all_series
 from sasg.report.writing import Table

@@ -12,9 +12,6 @@ from sasg.report.runs import Run
 CODE = "log2"
 """The index code of "real" bits: the fewest whole bits that number the entries of a segment."""
 
-TRIGGER_COLUMNS = ("threshold", "difference_min", "difference_mean", "difference_max")
-"""The columns of the metrics that a trigger fills."""
-
 
 def frame(run: Run) -> pd.DataFrame:
     """A run's metrics and what follows from them, a row per evaluation.

@@ -19,7 +19,7 @@ from sasg.report.curves import frame, upload_shares
 from sasg.report.judging import baseline_name
 from sasg.report.names import family, method_name, task_name
 from sasg.report.panels import AXIS_LABELS, BAND, Lines, draw, gap, legend, letter, log_y, panel, percent_tick, title
-from sasg.report.runs import Entry
+from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import COLUMN, PAGE, Look, drawing, looks, new_figure
 from sasg.report.times import frame_with_seconds, links
@@ -280,13 +280,20 @@ def thresholds(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sa
             seed = f", seed {one.drawn[0].identity['seed']}" if one.drawn else ""
             axis.set_title(f"({letter(number)}) {task_name(one.task)}, {one.label}{seed}", loc="left")
             if not gap((axis,), one.task, [one]):
-                _draw_threshold(axis, frame(one.drawn[0]))
+                _draw_threshold(axis, _with_triggers(one.drawn[0]))
         handles = [
             Line2D([], [], color=_THRESHOLD, label="threshold (mean)"),
             Line2D([], [], color=_DIFFERENCE, linestyle="-.", label="squared difference (mean; band: range)"),
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=2)
         return figure
+
+
+def _with_triggers(run: Run) -> pd.DataFrame:
+    table = frame(run)
+    if "threshold" not in table:
+        raise run.lacks("thresholds")
+    return table
 
 
 def _draw_threshold(axis: Axes, table: pd.DataFrame) -> None:

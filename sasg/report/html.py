@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from sasg.cluster.accounting.ledger import uplink_bits
-from sasg.report.curves import TRIGGER_COLUMNS, frame, upload_shares
-from sasg.report.names import METRICS, method_name, task_name
+from sasg.report.curves import frame, upload_shares
+from sasg.report.names import METRICS, TRIGGER_COLUMNS, method_name, task_name
 from sasg.report.published import published
 from sasg.report.runs import ENDED, Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
@@ -151,8 +151,8 @@ def _run(run: Run, label: str, folder: Path) -> dict[str, Any]:
 
 
 def _curves(run: Run) -> dict[str, Any]:
-    """Its metrics as columns, and seconds by link; nothing where it came to no evaluation."""
-    if not run.has_rows:
+    """Its metrics as columns, and seconds by link; nothing where there are none."""
+    if not run.has_curve:
         return {"columns": {"iteration": []}, "seconds": {name: [] for name in links()}}
     table = frame(run)
     metrics = [name for name in table if name.startswith("top") or name in METRICS]

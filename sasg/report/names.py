@@ -56,6 +56,8 @@ METRICS = {
     "objective_error": "f(w) - f*",
     "gradient_norm": "norm of the gradient",
 }
+TRIGGER_COLUMNS = ("threshold", "difference_min", "difference_mean", "difference_max")
+"""The columns of the metrics that a trigger fills."""
 
 
 def metric_label(metric: str) -> str:

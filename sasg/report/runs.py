@@ -16,7 +16,7 @@ import pandas as pd
 
 from sasg.config import Config, digest, from_dict
 from sasg.errors import UserError
-from sasg.report.packed import SUFFIX, unpacked
+from sasg.report.packed import SUFFIX, Content, Curve, as_metrics, curve_in, unpacked
 from sasg.training.run_folder import RunFolder, read_identity, read_uploads
 
 ENDED = ("finished", "diverged")
@@ -29,7 +29,8 @@ class Run:
     path: Path
     identity: dict[str, Any]  # its config.json
     summary: dict[str, Any]  # its summary.json; of one that has not ended, at least the `status`
-    packed: Path | None = None  # the file of packed runs that it is from; then there is no folder, and no curve
+    packed: Path | None = None  # the file of packed runs that it is from; then there is no folder
+    curve: Curve | None = None  # of a packed run: its metrics, where the file has them
 
     @property
     def status(self) -> str:
@@ -53,26 +54,40 @@ class Run:
     @property
     def has_rows(self) -> bool:
         """Whether it came to an evaluation."""
-        return (self.path / "metrics.csv").exists()
+        return self.summary["num_rows"] > 0 if self.packed else (self.path / "metrics.csv").exists()
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether there are `metrics` of it."""
+        return self.curve is not None if self.packed else self.has_rows
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """A row per evaluation (see docs/runs.md). UserError: the run is packed, which leaves them out."""
-        self._check_folder("metrics")
-        return pd.read_csv(self.path / "metrics.csv")
+        """A row per evaluation (see docs/runs.md). UserError: the run is packed without them."""
+        if self.packed is None:
+            return pd.read_csv(self.path / "metrics.csv")
+        if self.curve is None:
+            raise self.lacks("metrics")
+        return as_metrics(self.curve)
 
     @property
     def uploads(self) -> np.ndarray:
         """Who uploaded when, bool [iterations, M]. UserError: the run is packed, which leaves that out."""
-        self._check_folder("uploads")
+        if self.packed is not None:
+            raise self.lacks("uploads")
         return read_uploads(self.path / "uploads.npz")
 
-    def _check_folder(self, what: str) -> None:
-        if self.packed is not None:
-            raise UserError(
-                f"{self.packed}: has the {what} of no run, and this part of a report needs those of {self.path.name}; "
-                "make the run anew, or leave the part out"
-            )
+    def lacks(self, what: str) -> UserError:
+        """That something is not packed which a part of a report needs."""
+        return UserError(
+            f"{self.packed}: has no {what} of {self.path.name}, which this part of a report needs; "
+            "make the run anew, or leave the part out"
+        )
+
+    @property
+    def content(self) -> Content:
+        """What is packed of it."""
+        return Content(self.identity, self.summary, self.curve if self.packed else curve_in(self.path / "metrics.csv"))
 
     @property
     def crossing(self) -> dict[str, Any] | None:
@@ -129,22 +144,31 @@ def look_up(configs: Sequence[Config]) -> list[Entry]:
 
 
 def entries_in(paths: Iterable[Path]) -> list[Entry]:
-    """The runs in these folders: of one run each, or of several runs, by name. UserError: there is none."""
-    folders: list[Path] = []
+    """The runs in these folders, of one run each or of several by name, and files of packed ones.
+
+    UserError: there is none.
+    """
+    runs: dict[Path, Run] = {}
     for path in paths:
         is_run = (path / "config.json").exists()
         found = [path] if is_run else sorted(file.parent for file in path.glob("*/config.json"))
-        if not found:
-            raise UserError(f"{path}: neither a run's folder nor a folder of runs (a run has a config.json)")
-        folders += found
-    return [_entry(path) for path in dict.fromkeys(folders)]
+        packed = _packed_in(path, "") if path.name.endswith(SUFFIX) and path.is_file() else []
+        if not found and not packed:
+            lacking = "neither a run's folder nor a folder of runs (a run has a config.json), nor a file of packed ones"
+            raise UserError(f"{path}: {lacking}")
+        runs |= {run.path: run for run in (*map(_readable, found), *packed)}
+    return [_entry(run) for run in runs.values()]
 
 
-def _entry(path: Path) -> Entry:
+def _readable(path: Path) -> Run:
     run = read_run(path)
     if run is None:
         raise UserError(f"{path / 'config.json'}: is damaged; move its folder away")
-    config = replace(from_dict(run.identity), runs_dir=str(path.parent))
+    return run
+
+
+def _entry(run: Run) -> Entry:
+    config = replace(from_dict(run.identity), runs_dir=str(run.path.parent))
     return Entry(config, run) if run.status in ENDED else Entry(config, None, run)
 
 
@@ -175,13 +199,14 @@ def _runs_of(config: Config) -> list[Run]:
     prefix = f"{config.task.name}-{config.algorithm['name']}-s{config.seed}-"
     runs_dir = Path(config.runs_dir)
     runs = [read_run(path) for path in sorted(runs_dir.glob(f"{prefix}*"))]
-    runs += [run for run in _packed_in(runs_dir) if run.path.name.startswith(prefix)]
+    runs += [run for file in sorted(runs_dir.glob(f"*{SUFFIX}")) for run in _packed_in(file, prefix)]
     return [run for run in runs if run and run.path.name == config.run_name(run.identity) and _allows(config, run)]
 
 
-def _packed_in(runs_dir: Path) -> list[Run]:
-    files = sorted(runs_dir.glob(f"*{SUFFIX}"))
-    return [Run(runs_dir / name, *content, packed=file) for file in files for name, content in unpacked(file).items()]
+def _packed_in(file: Path, prefix: str) -> list[Run]:
+    """Those whose names begin so."""
+    named = unpacked(file).items()
+    return [Run(file.parent / n, c.identity, c.summary, file, c.curve) for n, c in named if n.startswith(prefix)]
 
 
 def _allows(config: Config, run: Run) -> bool:

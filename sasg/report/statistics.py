@@ -33,6 +33,19 @@ class Statistics:
     low: float | None = None  # of the interval of the mean; None below FEWEST runs
     high: float | None = None
 
+    @property
+    def columns(self) -> dict[str, float | int | None]:
+        """For a CSV, beside the mean."""
+        return {
+            "sd": self.sd,
+            "low": self.low,
+            "high": self.high,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "n": self.n,
+            "n_without_value": self.num_missing,
+        }
+
     def interval(self, text: Callable[[float], str]) -> str:
         """The interval for readers; the range, named as such, where there are too few runs; nothing for one."""
         if self.low is not None and self.high is not None:

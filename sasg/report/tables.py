@@ -121,24 +121,12 @@ def _long_rows(one: Series, known: dict) -> list[dict[str, Any]]:
                 "published": _theirs(one, column.key, known),
                 "mean": found.mean,
                 "ratio": _ratio(one, column, known),
-                **_columns_of(found),
+                **found.columns,
                 "n_planned": one.num_planned,
                 "status": one.status,
             }
         )
     return rows
-
-
-def _columns_of(found: Statistics) -> dict[str, Any]:
-    return {
-        "sd": found.sd,
-        "low": found.low,
-        "high": found.high,
-        "minimum": found.minimum,
-        "maximum": found.maximum,
-        "n": found.n,
-        "n_without_value": found.num_missing,
-    }
 
 
 def _spread(series: Sequence[Series], known: dict) -> Table:
@@ -180,7 +168,7 @@ def _paired(series: Sequence[Series], reference: str) -> Table:
             found = paired_ratios(column.by_seed(ours), column.by_seed(one))
             if found.n:
                 numbers = {"task": one.task, "method": one.method, **one.settings, "quantity": column.key}
-                rows.append(Row(_ratio_cells(one, column, found), numbers | {"mean": found.mean, **_columns_of(found)}))
+                rows.append(Row(_ratio_cells(one, column, found), numbers | {"mean": found.mean, **found.columns}))
     caption = f"{method_name(reference)} against each other method: ratios over equal seeds"
     return Table(caption, header, tuple(rows), "", name="paired")
 

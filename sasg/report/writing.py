@@ -111,19 +111,43 @@ def _runs_behind(series: Sequence[Series], folder: Path) -> str:
     """Links from the table's folder to the runs of each row, and what they were made with; nothing without runs."""
     if not series:
         return ""
-    runs = [run for one in series for run in one.runs]
+    folders = [run.path for one in series for run in one.runs if not run.packed]
     lines = ["## The runs behind each row\n"]
-    if runs:
-        command = repeat_command(runs[0].path.parent / "NAME")
+    if folders:
+        command = repeat_command(folders[0].parent / "NAME")
         lines.append(f"`{command}` repeats the run in the folder NAME, and compares the two.\n")
     for task in dict.fromkeys(one.task for one in series):
         of_task = [one for one in series if one.task == task]
         lines += [f"{line}\n" for line in made_on(of_task) or [f"{task_name(task)}: no run has ended"]]
         for one in of_task:
-            links = [_link(entry, folder) for entry in one.entries] if one.status != "not run" else ["not run"]
+            links = _links(one, folder) if one.status != "not run" else ["not run"]
             lines.append(f"* {one.label}: {', '.join(links)}")
         lines.append("")
     return "\n".join(lines)
+
+
+def _links(one: Series, folder: Path) -> list[str]:
+    """A link for each run, and one for those that finished and are packed in one file."""
+    packed: dict[Path, list[int]] = {}
+    others = []
+    for entry in one.entries:
+        if entry.run and entry.run.packed and entry.run.status == "finished":
+            packed.setdefault(entry.run.packed, []).append(entry.config.seed)
+        else:
+            others.append(_link(entry, folder))
+    return others + [f"[{_seeds(seeds)}]({_relative(file, folder)})" for file, seeds in packed.items()]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    """The words "seed 1", or "seeds 1-3, 9": three and more in a row by the first and the last."""
+    groups: list[list[int]] = []
+    for seed in sorted(seeds):
+        if groups and seed == groups[-1][-1] + 1:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    words = [f"{group[0]}-{group[-1]}" if len(group) > 2 else ", ".join(map(str, group)) for group in groups]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(words)}"
 
 
 def _link(entry: Entry, folder: Path) -> str:
@@ -131,8 +155,12 @@ def _link(entry: Entry, folder: Path) -> str:
     seed = f"seed {entry.config.seed}" + (f" ({entry.config.device})" if entry.config.device != "auto" else "")
     if run is None:
         return f"{seed} not run"
-    path = Path(os.path.relpath((run.packed or run.path).absolute(), folder.absolute())).as_posix()
+    path = _relative(run.packed or run.path, folder)
     return f"[{seed}]({path})" + ("" if run.status == "finished" else f" {run.words}")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
 
 
 def made_on(series: Sequence[Series]) -> list[str]:
