@@ -12,6 +12,7 @@ BUILT_IN = {
     "local_sgd": "sasg.algorithms.methods.local_sgd.LocalSGD",
     "majority_vote": "sasg.algorithms.methods.majority_vote.MajorityVote",
     "server_triggered": "sasg.algorithms.methods.server_triggered.ServerTriggered",
+    "power_sgd": "sasg.algorithms.methods.power_sgd.PowerSGD",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",
     "lazy": "sasg.algorithms.parts.triggers.Lazy",
@@ -41,6 +42,7 @@ BUILT_IN = {
     "majority_sign": "sasg.algorithms.parts.signs.MajoritySign",
     # algorithm.optimiser
     "momentum": "sasg.algorithms.parts.optimisers.Momentum",
+    "added_momentum": "sasg.algorithms.parts.optimisers.AddedMomentum",
     "adam": "sasg.algorithms.parts.optimisers.Adam",
     # algorithm.vote, algorithm.quantiser
     "top_k_vote": "sasg.algorithms.parts.votes.TopKVote",

@@ -148,7 +148,7 @@ def ready(compressor: Compressor, workers: range = range(5), dtype=torch.float64
     """Set up for some of five workers."""
     compressor.number = 0
     number_streams(compressor)
-    compressor.setup(Workspace(sizes, _Held((workers.start, workers.stop), 5, []), CPU, dtype, seed=3))
+    compressor.setup(Workspace(tuple((n,) for n in sizes), _Held((workers.start, workers.stop), 5, []), CPU, dtype, seed=3))
     return compressor
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ def _unknown_smoothness() -> Smoothness:
 class Workspace:
     """What a method is set up with. W workers are held by this process, of M in all."""
 
-    sizes: tuple[int, ...]  # entries of each parameter tensor, in the order of the flat vector
+    shapes: tuple[tuple[int, ...], ...]  # of the parameter tensors, in the order of the flat vector
     cluster: Cluster
     device: torch.device
     dtype: torch.dtype
@@ -48,6 +49,11 @@ class Workspace:
     def num_held(self) -> int:
         """W."""
         return len(self.cluster.workers)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of each parameter tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
 
     @property
     def num_parameters(self) -> int:

@@ -59,7 +59,7 @@ class Trainer:
         number_streams(self.algorithm)
         self.algorithm.setup(
             Workspace(
-                self.problem.layout.sizes,
+                self.problem.layout.shapes,
                 cluster,
                 device,
                 dtype,

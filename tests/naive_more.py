@@ -1,0 +1,57 @@
+"""More companions written once more, from their definitions alone: one worker, one entry after another, in float64.
+
+Nothing of the suite is used but the mini-batches and the starting parameters that the tests hand in.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from naive import NaiveServer
+from naive_companions import Numbers
+from torch import Tensor
+
+
+@dataclass
+class NaivePowerSGD(NaiveServer):
+    """PowerSGD; the columns of P come from a QR decomposition, as D' depends on what they span alone."""
+
+    rank: int = 1
+    numbers: Numbers | None = None
+    momentum: float | None = None  # None: no optimiser
+    scale: float = 1.0
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        shapes = [tuple(p.shape) for p in self.model.parameters()]
+        gradients = [self.gradient(self.parameters, x[m], y[m]).numpy() for m in range(self.settings.num_workers)]
+        if self.iteration == 0:
+            self.memories = [np.zeros_like(g) for g in gradients]
+            self.m, self.factors = np.zeros_like(gradients[0]), self._first_factors(shapes)
+        approximation, start = np.zeros_like(gradients[0]), 0
+        for number, shape in enumerate(shapes):
+            entries = slice(start, start := start + int(np.prod(shape)))
+            if number not in self.factors:
+                approximation[entries] = sum(g[entries] for g in gradients) / len(gradients)
+                continue
+            given = [(g + e)[entries].reshape(shape[0], -1) for g, e in zip(gradients, self.memories, strict=True)]
+            p = np.linalg.qr(sum(own @ self.factors[number] for own in given) / len(given))[0]
+            self.factors[number] = sum(own.T @ p for own in given) / len(given)
+            product = p @ self.factors[number].T
+            approximation[entries] = product.ravel()
+            for own, e in zip(given, self.memories, strict=True):
+                e[entries] = (own - product).ravel()
+        direction = approximation
+        if self.momentum is not None:
+            self.m = self.momentum * self.m + approximation
+            direction = self.scale * (approximation + self.m)
+        eta = self.settings.step_sizes[epoch] * self.settings.num_workers
+        self.parameters = self.parameters - eta * torch.from_numpy(direction)
+        self.iteration += 1
+
+    def _first_factors(self, shapes: list[tuple[int, ...]]) -> dict[int, np.ndarray]:
+        """By tensor: of those of two and more axes that are longer than their factors."""
+        rests = {n: int(np.prod(shape[1:])) for n, shape in enumerate(shapes) if len(shape) > 1}
+        rests = {n: k for n, k in rests.items() if self.rank * (shapes[n][0] + k) < shapes[n][0] * k}
+        lots = np.array(self.numbers(0, None, self.rank * sum(rests.values()))) * 2 - 1
+        parts = np.split(lots, np.cumsum([k * self.rank for k in rests.values()])[:-1])
+        return {n: part.reshape(k, self.rank) for (n, k), part in zip(rests.items(), parts, strict=True)}

@@ -1,0 +1,169 @@
+"""Companions with exchanges and memories of their own: against naive loops in float64, and what is known of them."""
+
+import pytest
+import torch
+from naive import Settings
+from naive_companions import Numbers
+from naive_more import NaivePowerSGD
+from suite_config import config, iterate
+from test_companions import trained
+from test_reference import set_up
+from torch import Tensor, nn
+
+from sasg.algorithms.algorithm import Workspace
+from sasg.algorithms.methods.power_sgd import PowerSGD, orthonormalise_
+from sasg.algorithms.parts.draws import number_streams
+from sasg.cluster import SimulatedCluster
+from sasg.errors import UserError
+
+ITERATIONS = 40
+SEED = 1
+CPU = torch.device("cpu")
+
+
+def follow(words, kind, iterations: int = ITERATIONS, model: str = "fc", **options):
+    """Iterations of one mini-batch that are those of the naive loop; the trainer and the loop after them."""
+    trainer, net, step_sizes = set_up(model, "auto", *words)
+    settings = Settings("sgd", 5, step_sizes, 0.0, 3, 0.0, published=True)
+    naive = kind(net, settings, trainer.problem.parameters.clone(), **options)
+    start, local_steps = naive.parameters, trainer.algorithm.local_steps
+    for k in range(iterations):
+        epoch, position = divmod(k, trainer.iterations_per_epoch)
+        iterate(trainer, 1)
+        batches = [trainer.problem.batches.batch(torch.tensor(local_steps * position + h)) for h in range(local_steps)]
+        naive.step(*(batches[0] if local_steps == 1 else [batches]), epoch)
+        assert trainer.algorithm.sent is None
+        torch.testing.assert_close(trainer.problem.parameters, naive.parameters, rtol=0, atol=1e-10)
+    assert (naive.parameters - start).norm() > 0.05 and epoch >= 1
+    return trainer, naive
+
+
+# -- PowerSGD -------------------------------------------------------------------------------------
+
+PLAIN = "algorithm.optimiser=null"
+
+
+@pytest.mark.parametrize("model, rank, words, options", [
+    ("fc", 1, (), {"momentum": 0.9, "scale": 0.0909}),
+    ("fc", 2, (), {"momentum": 0.9, "scale": 0.0909}),
+    ("fc", 4, (PLAIN,), {}),
+    ("batchnorm", 2, (), {"momentum": 0.9, "scale": 0.0909}),
+])  # fmt: skip
+def test_power_sgd_equals_the_naive_loop(model, rank, words, options):
+    words = ("algorithm=power_sgd", f"algorithm.rank={rank}", *words)
+    trainer, _ = follow(words, NaivePowerSGD, model=model, rank=rank, numbers=Numbers(SEED), **options)
+    totals = trainer.cluster.ledger.totals()
+    if model == "fc":
+        numbers = rank * (12 + 64 + 10 + 12) + 12 + 10
+        assert totals["paper_bits"] == totals["downlink_unicast_bits_none"] // 2 == 32 * 5 * ITERATIONS * numbers
+        assert totals["rounds"] == 2 * 5 * ITERATIONS
+
+
+def test_what_power_sgd_keeps_is_what_it_did_not_apply():
+    """avg e grows by avg g - D' in every iteration: nothing is lost."""
+    with_memory = trained("algorithm=power_sgd", PLAIN, "algorithm.rank=1", iterations=0)
+    problem, algorithm = with_memory.problem, with_memory.algorithm
+    before, w = algorithm.memory.mean(0), problem.parameters.clone()
+    for k in range(12):
+        iterate(with_memory, 1)
+        applied = (w - problem.parameters) / (4 * with_memory.schedule(0))
+        x, y = problem.batches.batch(torch.tensor(k))
+        gradients = torch.zeros_like(algorithm.memory)
+        problem.oracle.engine.per_worker(w, x, y, gradients, problem.oracle.statistics)
+        torch.testing.assert_close(applied + algorithm.memory.mean(0), gradients.mean(0) + before, rtol=0, atol=1e-12)
+        before, w = algorithm.memory.mean(0), problem.parameters.clone()
+    assert before.norm() > 1e-3
+
+
+class _Constant:
+    """An oracle whose gradients never change."""
+
+    def __init__(self, rows: Tensor):
+        self.rows = rows
+
+    def __call__(self, parameters):
+        return self
+
+    def add_(self, target, scale, sent):
+        target.add_(self.rows)
+
+
+def alone(shape: tuple[int, ...], rank: int, num_workers: int = 1) -> PowerSGD:
+    algorithm = PowerSGD(rank)
+    number_streams(algorithm)
+    algorithm.setup(Workspace((shape,), SimulatedCluster(num_workers, CPU), CPU, torch.float64, seed=3))
+    algorithm.begin_epoch(0, lambda epoch: 1.0)
+    return algorithm
+
+
+def test_of_a_constant_gradient_it_finds_the_best_approximation():
+    """The warm start is a power iteration: D' without memory tends to the truncated SVD."""
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 5, 4, dtype=torch.float64).flatten(1)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = 2.0 ** -torch.arange(12.0, dtype=torch.float64)
+    matrix = (left * values) @ right
+    best = (left[:, :3] * values[:3]) @ right[:3]
+    algorithm = alone((12, 5, 4), 3)
+    distances = []
+    for _ in range(40):
+        parameters = torch.zeros(240, dtype=torch.float64)
+        algorithm.step(_Constant(matrix.flatten().unsqueeze(0)), parameters)
+        algorithm.memory.zero_()
+        distances.append((-parameters.view(12, 20) - best).norm())
+    assert distances[0] > 0.1 and distances[-1] < 1e-10
+
+
+def test_a_matrix_without_a_gradient_is_not_lost():
+    """A layer behind one that begins at zero has no gradient at first: its Q would stay zero for ever."""
+    algorithm = alone((8, 9), 2)
+    parameters = torch.zeros(72, dtype=torch.float64)
+    algorithm.step(_Constant(torch.zeros(1, 72, dtype=torch.float64)), parameters)
+    assert (parameters == 0).all()
+    torch.manual_seed(1)
+    gradient = torch.randn(8, 1, dtype=torch.float64) @ torch.randn(1, 9, dtype=torch.float64)
+    algorithm.step(_Constant(gradient.flatten().unsqueeze(0)), parameters)
+    torch.testing.assert_close(-parameters.view(8, 9), gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_columns_are_orthonormal_even_where_they_depend_on_each_other(dtype):
+    torch.manual_seed(2)
+    columns = torch.randn(30, 4, dtype=dtype) * torch.tensor([1e-3, 1.0, 1e4, 1.0], dtype=dtype)
+    columns[:, 2] = columns[:, 0] + 3 * columns[:, 1]
+    spanned = columns[:, :2].clone()
+    orthonormalise_(columns)
+    eps = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(columns.t() @ columns, torch.eye(4, dtype=dtype), rtol=0, atol=eps)
+    torch.testing.assert_close(columns[:, :2] @ (columns[:, :2].t() @ spanned), spanned, rtol=eps, atol=eps)
+    zeros = torch.zeros(5, 2, dtype=dtype)
+    orthonormalise_(zeros)
+    assert (zeros == 0).all()
+
+
+def test_where_factors_are_no_shorter_power_sgd_is_sgd():
+    sgd = trained("algorithm=sgd")
+    same = trained("algorithm=power_sgd", PLAIN, "algorithm.rank=8")  # hidden layers of 8
+    torch.testing.assert_close(same.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
+    assert same.cluster.ledger.totals() == sgd.cluster.ledger.totals()
+
+
+@pytest.mark.parametrize("optimiser", ["momentum", "adam"])
+def test_an_optimiser_everywhere_is_that_of_the_server(optimiser):
+    """Where all is sent whole, PowerSGD with an optimiser is SGD with it at the server."""
+    options = {"momentum": "scale=0.1", "adam": "scale=0.02"}[optimiser]
+    words = f"algorithm.optimiser={{kind:{optimiser},{options.replace('=', ':')}}}"
+    one = trained("algorithm=composed", "+algorithm.scaled=update", f"+{words}")
+    other = trained("algorithm=power_sgd", "~algorithm.optimiser", f"+{words}", "algorithm.rank=8")
+    torch.testing.assert_close(one.problem.parameters, other.problem.parameters, rtol=0, atol=1e-12)
+    assert not other.algorithm.state("server") and len(other.algorithm.state("shared")) > 2
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [(("power_sgd", "algorithm.rank=0"), "rank=0: must be at least 1")],
+)
+def test_impossible_options_are_refused(words, says):
+    with pytest.raises(UserError) as raised:
+        trained(f"algorithm={words[0]}", *words[1:], iterations=0)
+    assert says in str(raised.value)
