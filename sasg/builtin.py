@@ -13,6 +13,7 @@ BUILT_IN = {
     "majority_vote": "sasg.algorithms.methods.majority_vote.MajorityVote",
     "server_triggered": "sasg.algorithms.methods.server_triggered.ServerTriggered",
     "power_sgd": "sasg.algorithms.methods.power_sgd.PowerSGD",
+    "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",
     "lazy": "sasg.algorithms.parts.triggers.Lazy",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from naive import NaiveServer
-from naive_companions import Numbers
+from naive_companions import Numbers, top_k
 from torch import Tensor
 
 
@@ -55,3 +55,28 @@ class NaivePowerSGD(NaiveServer):
         lots = np.array(self.numbers(0, None, self.rank * sum(rests.values()))) * 2 - 1
         parts = np.split(lots, np.cumsum([k * self.rank for k in rests.values()])[:-1])
         return {n: part.reshape(k, self.rank) for (n, k), part in zip(rests.items(), parts, strict=True)}
+
+
+@dataclass
+class NaiveScaleCom(NaiveServer):
+    """By the whole vector."""
+
+    density: float = 1.0
+    rate: float = 1.0
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        if self.iteration == 0:
+            self.memories, self.chosen = [[0.0] * d for _ in range(num_workers)], []
+        gradients = [self.gradient(self.parameters, x[m], y[m]).tolist() for m in range(num_workers)]
+        sums = [[g + e for g, e in zip(*pair)] for pair in zip(gradients, self.memories)]
+        leaders = top_k(self.density)(sums[self.iteration % num_workers], [])
+        positions = {i for i, value in enumerate(leaders) if value}
+        self.chosen.append(positions)
+        step = [sum(v[i] for v in sums) / num_workers if i in positions else 0.0 for i in range(d)]
+        for m, (v, e) in enumerate(zip(sums, self.memories)):
+            kept = [0.0 if i in positions else value for i, value in enumerate(v)]
+            self.memories[m] = [(1 - self.rate) * old + self.rate * new for old, new in zip(e, kept)]
+        eta = self.settings.step_sizes[epoch] * num_workers
+        self.parameters = self.parameters - eta * torch.tensor(step, dtype=torch.float64)
+        self.iteration += 1

@@ -4,11 +4,11 @@ import pytest
 import torch
 from naive import Settings
 from naive_companions import Numbers
-from naive_more import NaivePowerSGD
-from suite_config import config, iterate
+from naive_more import NaivePowerSGD, NaiveScaleCom
+from suite_config import iterate
 from test_companions import trained
 from test_reference import set_up
-from torch import Tensor, nn
+from torch import Tensor
 
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.methods.power_sgd import PowerSGD, orthonormalise_
@@ -159,9 +159,42 @@ def test_an_optimiser_everywhere_is_that_of_the_server(optimiser):
     assert not other.algorithm.state("server") and len(other.algorithm.state("shared")) > 2
 
 
+# -- ScaleCom -------------------------------------------------------------------------------------
+
+OF_VECTOR = ("algorithm.density=0.05", "algorithm.scope=vector")
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_scalecom_equals_the_naive_loop(rate):
+    words = ("algorithm=scalecom", *OF_VECTOR, f"algorithm.rate={rate}")
+    trainer, naive = follow(words, NaiveScaleCom, density=0.05, rate=rate)
+    assert len({frozenset(chosen) for chosen in naive.chosen[:5]}) == 5  # each leader chooses its own
+    totals, kept = trainer.cluster.ledger.totals(), len(naive.chosen[0])
+    assert totals["paper_bits"] == 32 * 5 * ITERATIONS * kept and totals["rounds"] == 5 * ITERATIONS
+    assert totals["vote_bits_int32"] == 32 * ITERATIONS * kept and totals["flag_bits"] == 5 * ITERATIONS
+    assert totals["index_bits_int32"] == 0
+    assert totals["downlink_broadcast_bits_int32"] == (32 + 64) * ITERATIONS * kept
+
+
+def test_a_single_worker_that_leads_itself_is_sparse():
+    ours = ("cluster.workers=1", "algorithm=scalecom", "algorithm.density=0.05", "algorithm.scope=tensor")
+    sparse = ("cluster.workers=1", "algorithm=sparse", "algorithm.compressor.density=0.05", "+algorithm.scaled=update")
+    one, other = trained(*ours, "algorithm.rate=1.0"), trained(*sparse)
+    torch.testing.assert_close(one.problem.parameters, other.problem.parameters, rtol=0, atol=1e-12)
+
+
+def test_scalecom_of_all_entries_is_sgd():
+    same, sgd = trained("algorithm=scalecom", "algorithm.density=1.0"), trained("algorithm=sgd")
+    torch.testing.assert_close(same.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "words, says",
-    [(("power_sgd", "algorithm.rank=0"), "rank=0: must be at least 1")],
+    [
+        (("power_sgd", "algorithm.rank=0"), "rank=0: must be at least 1"),
+        (("scalecom", "algorithm.rate=0.0"), "rate=0.0: must be in (0, 1]"),
+        (("scalecom", "algorithm.density=1.5"), "density=1.5: must be in (0, 1]"),
+    ],
 )
 def test_impossible_options_are_refused(words, says):
     with pytest.raises(UserError) as raised:
