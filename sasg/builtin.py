@@ -24,6 +24,7 @@ BUILT_IN = {
     # algorithm.compressor
     "identity": "sasg.algorithms.parts.compressors.Identity",
     "top_k": "sasg.algorithms.parts.compressors.TopK",
+    "top_k_warmup": "sasg.algorithms.parts.compressors.WarmupTopK",
     "qsgd": "sasg.algorithms.parts.qsgd.QSGD",
     "random_k": "sasg.algorithms.parts.random_k.RandomK",
     "natural": "sasg.algorithms.parts.natural.Natural",
@@ -35,6 +36,7 @@ BUILT_IN = {
     "no_feedback": "sasg.algorithms.parts.feedback.NoFeedback",
     "error_memory": "sasg.algorithms.parts.feedback.ErrorMemory",
     "gradient_estimate": "sasg.algorithms.parts.estimates.GradientEstimate",
+    "momentum_memory": "sasg.algorithms.parts.momentum_memory.MomentumMemory",
     "worker_momentum": "sasg.algorithms.parts.worker_momentum.WorkerMomentum",
     # algorithm.aggregation
     "sum_of_uploads": "sasg.algorithms.parts.aggregation.SumOfUploads",

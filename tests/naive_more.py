@@ -80,3 +80,30 @@ class NaiveScaleCom(NaiveServer):
         eta = self.settings.step_sizes[epoch] * num_workers
         self.parameters = self.parameters - eta * torch.tensor(step, dtype=torch.float64)
         self.iteration += 1
+
+
+@dataclass
+class NaiveDGC(NaiveServer):
+    """By the whole vector. densities: by epoch, the last one for all that follow."""
+
+    densities: tuple[float, ...] = ()
+    momentum: float = 0.9
+    scale: float = 1.0  # of the step size
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        if self.iteration == 0:
+            self.u, self.v = ([[0.0] * d for _ in range(num_workers)] for _ in range(2))
+        compress = top_k(self.densities[min(epoch, len(self.densities) - 1)])
+        step = [0.0] * d
+        for m in range(num_workers):
+            g = self.gradient(self.parameters, x[m], y[m]).tolist()
+            u = [self.momentum * old + new for old, new in zip(self.u[m], g)]
+            v = [old + new for old, new in zip(self.v[m], u)]
+            sent = compress(v, [])
+            step = [a + s / num_workers for a, s in zip(step, sent)]
+            self.u[m] = [0.0 if s else value for s, value in zip(sent, u)]
+            self.v[m] = [0.0 if s else value for s, value in zip(sent, v)]
+        eta = self.settings.step_sizes[epoch] * num_workers * self.scale
+        self.parameters = self.parameters - eta * torch.tensor(step, dtype=torch.float64)
+        self.iteration += 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from naive import Settings
 from naive_companions import Numbers
-from naive_more import NaivePowerSGD, NaiveScaleCom
+from naive_more import NaiveDGC, NaivePowerSGD, NaiveScaleCom
 from suite_config import iterate
 from test_companions import trained
 from test_reference import set_up
@@ -188,12 +188,70 @@ def test_scalecom_of_all_entries_is_sgd():
     torch.testing.assert_close(same.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
 
 
+# -- DGC ------------------------------------------------------------------------------------------
+
+WARMUP = ("algorithm.compressor.warmup=[0.25,0.0625]", "algorithm.compressor.density=0.02")
+
+
+def test_dgc_equals_the_naive_loop():
+    """Through the warm-up: an epoch of 28 iterations for each of its densities, then the last one."""
+    words = ("algorithm=dgc", *WARMUP, "algorithm.compressor.scope=vector")
+    trainer, naive = follow(words, NaiveDGC, 64, densities=(0.25, 0.0625, 0.02), scale=0.1)
+    d = len(naive.parameters)
+    kept = 28 * int(0.25 * d) + 28 * int(0.0625 * d) + 8 * int(0.02 * d)
+    totals = trainer.cluster.ledger.totals()
+    assert totals["value_bits"] == 64 * 5 * kept and totals["index_bits_int32"] == 32 * 5 * kept
+
+
+def test_a_run_that_resumes_within_the_warmup_goes_on_with_its_density():
+    words = ("algorithm=dgc", *WARMUP, "task.batch_size=10")
+    whole, half, rest = (trained(*words, iterations=n) for n in (60, 40, 0))
+    assert half.epoch == 1
+    rest.load_state(half.state())
+    iterate(rest, 20)
+    assert torch.equal(rest.problem.parameters, whole.problem.parameters)
+    assert rest.cluster.ledger.totals() == whole.cluster.ledger.totals()
+
+
+@pytest.mark.parametrize("rule", ["always", "lazy"])
+def test_without_momentum_dgc_is_an_error_memory(rule):
+    """Of everything: a worker that skips adds what it did not send, too, while an error memory leaves it out."""
+    method = "sparse" if rule == "always" else "sasg"
+    sparse = trained(f"algorithm={method}", "algorithm.compressor.density=0.02")
+    memory = "+algorithm.feedback={kind:momentum_memory,momentum:0.0}"
+    dgc = trained(f"algorithm={method}", "algorithm.compressor.density=0.02", "~algorithm.feedback", memory)
+    same = torch.allclose(dgc.problem.parameters, sparse.problem.parameters, rtol=0, atol=1e-12)
+    assert same == (rule == "always")
+
+
+def test_nothing_of_a_momentum_is_left_where_it_was_sent():
+    trainer = trained("algorithm=dgc", *WARMUP)
+    feedback, compressor = trainer.algorithm.feedback, trainer.algorithm.compressor
+    iterate(trainer, 1)
+    cleared = feedback.memory == 0
+    assert torch.equal(cleared, feedback.velocity == 0)
+    assert (cleared.sum(1) >= compressor.num_kept).all() and not cleared.all()
+
+
+def test_a_phase_of_a_part_is_one_of_the_method():
+    trainer = trained("algorithm=dgc", *WARMUP, iterations=1)
+    seen = [trainer.algorithm.all_phases()]
+    for epoch in range(1, 4):
+        trainer.algorithm.begin_epoch(epoch, trainer.schedule)
+        seen.append(trainer.algorithm.all_phases())
+    assert len(set(seen)) == 3 and seen[2] == seen[3]
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
         (("power_sgd", "algorithm.rank=0"), "rank=0: must be at least 1"),
         (("scalecom", "algorithm.rate=0.0"), "rate=0.0: must be in (0, 1]"),
         (("scalecom", "algorithm.density=1.5"), "density=1.5: must be in (0, 1]"),
+        (("dgc", "algorithm.compressor.warmup=[0.5,0.0]"), "warmup[1]=0.0: must be in (0, 1]"),
+        (("dgc", "algorithm.feedback.weight=0.0"), "weight=0.0: must be positive"),
+        (("dgc", "algorithm.feedback.momentum=1.0"), "momentum=1.0: must be in [0, 1)"),
+        (("dgc", "algorithm.aggregation.kind=sum_of_latest"), "uploads shrink during the warm-up"),
     ],
 )
 def test_impossible_options_are_refused(words, says):
