@@ -13,6 +13,8 @@ BUILT_IN = {
     "majority_vote": "sasg.algorithms.methods.majority_vote.MajorityVote",
     "server_triggered": "sasg.algorithms.methods.server_triggered.ServerTriggered",
     "power_sgd": "sasg.algorithms.methods.power_sgd.PowerSGD",
+    "qsparse_local_sgd": "sasg.algorithms.methods.qsparse_local_sgd.QsparseLocalSGD",
+    "cser": "sasg.algorithms.methods.cser.CSER",
     "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",

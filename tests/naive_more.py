@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from naive import NaiveServer
-from naive_companions import Numbers, top_k
+from naive_companions import Compress, Numbers, identity, random_k, top_k
 from torch import Tensor
 
 
@@ -107,3 +107,70 @@ class NaiveDGC(NaiveServer):
         eta = self.settings.step_sizes[epoch] * num_workers * self.scale
         self.parameters = self.parameters - eta * torch.tensor(step, dtype=torch.float64)
         self.iteration += 1
+
+
+@dataclass
+class NaiveQsparse(NaiveServer):
+    """By the whole vector. quantise: of the values that top-k keeps, in their order."""
+
+    density: float = 1.0
+    quantise: Compress = identity
+    numbers: Numbers | None = None
+
+    def step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        if self.iteration == 0:
+            self.memories = [[0.0] * d for _ in range(num_workers)]
+        eta = self.settings.step_sizes[epoch] * num_workers
+        step = [0.0] * d
+        for m in range(num_workers):
+            moved = torch.zeros(d, dtype=torch.float64)  # w - w_m
+            for x, y in batches:
+                moved = moved + eta * self.gradient(self.parameters - moved, x[m], y[m])
+            moved = [e + w for e, w in zip(self.memories[m], moved.tolist())]
+            kept = {i: value for i, value in enumerate(top_k(self.density)(moved, [])) if value}
+            lots = self.numbers(self.iteration, m, len(kept)) if self.numbers else []
+            sent = dict(zip(kept, self.quantise(list(kept.values()), lots)))
+            self.memories[m] = [value - sent.get(i, 0.0) for i, value in enumerate(moved)]
+            step = [a + sent.get(i, 0.0) / num_workers for i, a in enumerate(step)]
+        self.parameters = self.parameters - torch.tensor(step, dtype=torch.float64)
+        self.iteration += 1
+
+
+@dataclass
+class NaiveCSER(NaiveServer):
+    """By models x_m and memories e_m, as the paper has it; `parameters` are what x_m - e_m is, the same for all.
+
+    The two compressors are random-k of these densities, with `numbers` of their own; anchor: the mean of the models, by
+    the mean gradients alone.
+    """
+
+    densities: tuple[float, float] = (1.0, 1.0)
+    numbers: tuple[Numbers, Numbers] | None = None
+
+    def step(self, batches: list[tuple[Tensor, Tensor]], epoch: int) -> None:
+        num_workers, d = self.settings.num_workers, len(self.parameters)
+        if self.iteration == 0:
+            self.models = [self.parameters] * num_workers
+            self.memories = [torch.zeros(d, dtype=torch.float64)] * num_workers
+            self.anchor = self.parameters
+        eta = self.settings.step_sizes[epoch] * num_workers
+        for h, (x, y) in enumerate(batches):
+            steps = [eta * self.gradient(self.models[m], x[m], y[m]) for m in range(num_workers)]
+            self.anchor = self.anchor - sum(steps) / num_workers
+            together, alone = self._psync(steps, 0, self.iteration * len(batches) + h)
+            self.models = [model - p for model, p in zip(self.models, together)]
+            self.memories = [e - r for e, r in zip(self.memories, alone)]
+        together, alone = self._psync(self.memories, 1, self.iteration)
+        self.models = [model + new - e for model, new, e in zip(self.models, together, self.memories)]
+        self.memories = alone
+        self.parameters = self.models[0] - self.memories[0]
+        self.iteration += 1
+
+    def _psync(self, vectors: list[Tensor], which: int, call: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The mean of what is sent + what remains, and what remains, by worker."""
+        compress, numbers = random_k(self.densities[which], False), self.numbers[which]
+        lots = numbers(call, None, len(vectors[0]))
+        sent = [torch.tensor(compress(v.tolist(), lots), dtype=torch.float64) for v in vectors]
+        remains = [v - c for v, c in zip(vectors, sent)]
+        return [sum(sent) / len(sent) + r for r in remains], remains

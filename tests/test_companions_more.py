@@ -3,8 +3,8 @@
 import pytest
 import torch
 from naive import Settings
-from naive_companions import Numbers
-from naive_more import NaiveDGC, NaivePowerSGD, NaiveScaleCom
+from naive_companions import Numbers, identity, qsgd
+from naive_more import NaiveCSER, NaiveDGC, NaivePowerSGD, NaiveQsparse, NaiveScaleCom
 from suite_config import iterate
 from test_companions import trained
 from test_reference import set_up
@@ -242,6 +242,72 @@ def test_a_phase_of_a_part_is_one_of_the_method():
     assert len(set(seen)) == 3 and seen[2] == seen[3]
 
 
+# -- local steps: Qsparse-local-SGD, CSER ---------------------------------------------------------
+
+THREE = "algorithm.local_steps=3"
+QUANTISERS = {
+    "7 levels": (("quantiser.num_levels=7", "quantiser.bucket_size=20"), {"quantise": qsgd(7, 20)}),
+    "none": (("quantiser=null",), {"quantise": identity}),
+}
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_qsparse_local_sgd_equals_the_naive_loop(quantiser):
+    words, options = QUANTISERS[quantiser]
+    words = ("algorithm=qsparse_local_sgd", THREE, *OF_VECTOR, *(f"algorithm.{word}" for word in words))
+    trainer, naive = follow(words, NaiveQsparse, 20, density=0.05, numbers=Numbers(SEED), **options)
+    totals, kept = trainer.cluster.ledger.totals(), len(naive.parameters) // 20
+    assert totals["value_bits"] == 5 * 20 * kept * (64 if quantiser == "none" else 4)
+    assert totals["index_bits_int32"] == 5 * 20 * kept * 32 and totals["rounds"] == 5 * 20
+    if quantiser != "none":
+        assert totals["side_bits"] == 5 * 20 * -(-kept // 20) * 64
+
+
+def test_qsparse_local_sgd_of_everything_is_local_sgd():
+    every = ("algorithm.density=1.0", "algorithm.quantiser=null")
+    same = trained("algorithm=qsparse_local_sgd", *every, THREE, iterations=20)
+    local = trained("algorithm=local_sgd", THREE, iterations=20)
+    torch.testing.assert_close(same.problem.parameters, local.problem.parameters, rtol=0, atol=1e-12)
+    assert not same.algorithm.memory.any()
+
+
+def test_what_qsparse_local_sgd_keeps_and_sends_is_what_was_given():
+    trainer = trained("algorithm=qsparse_local_sgd", THREE, iterations=5)
+    algorithm, given = trainer.algorithm, torch.randn(4, len(trainer.problem.parameters), dtype=torch.float64)
+    total = algorithm.memory + given
+    algorithm._moved.copy_(given)
+    payload = algorithm._payload()
+    sent = torch.zeros_like(total).scatter_(1, payload.indices, payload.values)
+    torch.testing.assert_close(sent + algorithm.memory, total, rtol=0, atol=1e-14)
+    assert algorithm.memory.gather(1, payload.indices).any()  # what rounding took
+
+
+SPARSE_TWICE = ("algorithm.compressor.density=0.05", "algorithm.reset.density=0.2")
+
+
+def test_cser_equals_the_naive_loop_and_its_mean_model_goes_the_way_of_the_mean_gradients():
+    """Whatever is compressed: the lemma on which CSER rests."""
+    words = ("algorithm=cser", THREE, *SPARSE_TWICE)
+    numbers = (Numbers(SEED), Numbers(SEED, 1))
+    trainer, naive = follow(words, NaiveCSER, 20, densities=(0.05, 0.2), numbers=numbers)
+    memory, w = trainer.algorithm.memory, trainer.problem.parameters
+    for own, model, e in zip(memory, naive.models, naive.memories, strict=True):
+        torch.testing.assert_close(own, e, rtol=0, atol=1e-10)
+        torch.testing.assert_close(w + own, model, rtol=0, atol=1e-10)
+    torch.testing.assert_close(w + memory.mean(0), naive.anchor, rtol=0, atol=1e-10)
+    assert memory.mean(0).norm() > 1e-3
+    totals, d = trainer.cluster.ledger.totals(), len(w)
+    assert totals["rounds"] == 4 * 5 * 20
+    assert totals["paper_bits"] == 32 * 5 * 20 * (3 * int(0.05 * d) + int(0.2 * d))
+
+
+def test_cser_of_everything_is_sgd():
+    one = trained("algorithm=cser", "algorithm.compressor.density=1.0", "algorithm.local_steps=1")
+    sgd = trained("algorithm=sgd")
+    torch.testing.assert_close(one.problem.parameters, sgd.problem.parameters, rtol=0, atol=1e-12)
+    assert not one.algorithm.memory.any()
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
@@ -252,6 +318,14 @@ def test_a_phase_of_a_part_is_one_of_the_method():
         (("dgc", "algorithm.feedback.weight=0.0"), "weight=0.0: must be positive"),
         (("dgc", "algorithm.feedback.momentum=1.0"), "momentum=1.0: must be in [0, 1)"),
         (("dgc", "algorithm.aggregation.kind=sum_of_latest"), "uploads shrink during the warm-up"),
+        (
+            ("dgc", "~algorithm.compressor", "+algorithm.compressor={kind:sign}"),
+            "MomentumMemory needs a compressor of some entries, as TopK; Sign sends all",
+        ),
+        (("qsparse_local_sgd", "algorithm.local_steps=0"), "local_steps=0: must be at least 1"),
+        (("qsparse_local_sgd", "algorithm.density=0.0"), "density=0.0: must be in (0, 1]"),
+        (("cser", "algorithm.local_steps=0"), "local_steps=0: must be at least 1"),
+        (("cser", "+algorithm.reset.unbiased=true"), "algorithm.reset: unbiased random-k sends more than it takes"),
     ],
 )
 def test_impossible_options_are_refused(words, says):

@@ -71,6 +71,9 @@ class Composed(Algorithm):
         if self.optimiser is not None and not isinstance(self._reply, Update):
             kind = type(self.aggregation).__name__
             raise UserError(f"algorithm.optimiser: {kind} gives no sum of gradients; leave the optimiser out")
+        if self.feedback.needs_positions and self.compressor.num_kept is None:
+            kinds = f"{type(self.feedback).__name__} needs a compressor of some entries, as TopK"
+            raise UserError(f"algorithm: {kinds}; {type(self.compressor).__name__} sends all")
         lent = self.aggregation.expect(self.compressor.num_kept)
         if lent is not None and self.compressor.returns_input:
             self.feedback.write_to(lent)

@@ -39,12 +39,17 @@ class Compressor(Part):
         """
         gradients.add_(vectors, scale, sent)
         payload = self(vectors, sent)
-        values = payload.uploaded(sent)
-        if payload.indices is None:
-            vectors.sub_(values)
-        else:
-            vectors.scatter_add_(1, payload.indices, -values)
+        subtract_(vectors, payload, sent)
         return payload
+
+
+def subtract_(vectors: Tensor, payload: Payload, sent: Tensor | None = None) -> None:
+    """Take what is uploaded out of `vectors` [W, d]: what remains is not transmitted."""
+    values = payload.uploaded(sent)
+    if payload.indices is None:
+        vectors.sub_(values)
+    else:
+        vectors.scatter_add_(1, payload.indices, -values)
 
 
 class Identity(Compressor):

@@ -14,13 +14,15 @@ from sasg.gradients import Gradients
 class MomentumMemory(Feedback):
     """u = momentum u + weight gamma g, v = v + u in every iteration; the payload is that of v.
 
-    Where it is sent, u = v = 0, as at first. A worker that does not send goes on adding. UserError: the compressor sends no positions.
+    Where it is sent, u = v = 0, as at first. A worker that does not send goes on adding.
 
     Options
     -------
     momentum: in [0, 1); larger remembers longer. 0 is an error memory.
     weight: 1 - momentum makes the steps of a constant gradient those of SGD; 1 is DGC's formula.
     """
+
+    needs_positions = True
 
     def __init__(self, momentum: float = 0.9, weight: float = 1.0):
         if not 0 <= momentum < 1:
@@ -38,9 +40,6 @@ class MomentumMemory(Feedback):
     def __call__(self, gradients: Gradients, step_size: Tensor, compressor: Compressor, sent: Tensor | None) -> Payload:
         gradients.add_(self.velocity.mul_(self.decay), step_size * self.weight, None)
         payload = compressor(self.memory.add_(self.velocity), sent)
-        if payload.indices is None:
-            kind = type(compressor).__name__
-            raise UserError(f"algorithm.feedback: momentum_memory needs a compressor of some entries, and not {kind}")
         _clear(self.velocity, payload.indices, sent)
         _clear(self.memory, payload.indices, sent)
         return payload
