@@ -12,6 +12,10 @@ BUILT_IN = {
     "local_sgd": "sasg.algorithms.methods.local_sgd.LocalSGD",
     "majority_vote": "sasg.algorithms.methods.majority_vote.MajorityVote",
     "server_triggered": "sasg.algorithms.methods.server_triggered.ServerTriggered",
+    "power_sgd": "sasg.algorithms.methods.power_sgd.PowerSGD",
+    "qsparse_local_sgd": "sasg.algorithms.methods.qsparse_local_sgd.QsparseLocalSGD",
+    "cser": "sasg.algorithms.methods.cser.CSER",
+    "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",
     "lazy": "sasg.algorithms.parts.triggers.Lazy",
@@ -22,6 +26,7 @@ BUILT_IN = {
     # algorithm.compressor
     "identity": "sasg.algorithms.parts.compressors.Identity",
     "top_k": "sasg.algorithms.parts.compressors.TopK",
+    "top_k_warmup": "sasg.algorithms.parts.compressors.WarmupTopK",
     "qsgd": "sasg.algorithms.parts.qsgd.QSGD",
     "random_k": "sasg.algorithms.parts.random_k.RandomK",
     "natural": "sasg.algorithms.parts.natural.Natural",
@@ -33,6 +38,7 @@ BUILT_IN = {
     "no_feedback": "sasg.algorithms.parts.feedback.NoFeedback",
     "error_memory": "sasg.algorithms.parts.feedback.ErrorMemory",
     "gradient_estimate": "sasg.algorithms.parts.estimates.GradientEstimate",
+    "momentum_memory": "sasg.algorithms.parts.momentum_memory.MomentumMemory",
     "worker_momentum": "sasg.algorithms.parts.worker_momentum.WorkerMomentum",
     # algorithm.aggregation
     "sum_of_uploads": "sasg.algorithms.parts.aggregation.SumOfUploads",
@@ -41,6 +47,7 @@ BUILT_IN = {
     "majority_sign": "sasg.algorithms.parts.signs.MajoritySign",
     # algorithm.optimiser
     "momentum": "sasg.algorithms.parts.optimisers.Momentum",
+    "added_momentum": "sasg.algorithms.parts.optimisers.AddedMomentum",
     "adam": "sasg.algorithms.parts.optimisers.Adam",
     # algorithm.vote, algorithm.quantiser
     "top_k_vote": "sasg.algorithms.parts.votes.TopKVote",

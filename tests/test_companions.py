@@ -148,7 +148,8 @@ def ready(compressor: Compressor, workers: range = range(5), dtype=torch.float64
     """Set up for some of five workers."""
     compressor.number = 0
     number_streams(compressor)
-    compressor.setup(Workspace(sizes, _Held((workers.start, workers.stop), 5, []), CPU, dtype, seed=3))
+    shapes = tuple((n,) for n in sizes)
+    compressor.setup(Workspace(shapes, _Held((workers.start, workers.stop), 5, []), CPU, dtype, seed=3))
     return compressor
 
 
@@ -369,7 +370,7 @@ def test_servers_are_torchs_optimisers_on_the_mean_gradient(name, scaled):
 
 def trained(*words: str, iterations: int = 30) -> Trainer:
     cfg = config("precision=fp64", "model.hidden=[8]", "cluster.workers=4", *words)
-    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(4, CPU), torch.float64)
+    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
     iterate(trainer, iterations)
     return trainer
 

@@ -188,7 +188,7 @@ class TestDraws:
         cpu = torch.device("cpu")
         vote = RandomVote(density=0.5)
         number_streams(vote)
-        vote.setup(Workspace((4,), SimulatedCluster(8, cpu), cpu, torch.float32, seed=2))
+        vote.setup(Workspace(((4,),), SimulatedCluster(8, cpu), cpu, torch.float32, seed=2))
         votes = Payload(None, torch.tensor([1, 2, 2, 3, 3, 3, 3, 3]).unsqueeze(1), (Segment(4, 1),))
         found = Counter(tuple(vote.elect([Uploads(slice(0, 8), votes, None)]).tolist()) for _ in range(2000))
         assert set(found) == {(1, 2), (1, 3), (2, 3)}

@@ -25,7 +25,7 @@ TINY = ("dataset.kind=tests.study_parts.tiny", "model.hidden=[8]", "task.batch_s
 
 
 def workspace(num_workers: int = 3, d: int = 50) -> Workspace:
-    return Workspace((d,), SimulatedCluster(num_workers, CPU), CPU, torch.float64, seed=7)
+    return Workspace(((d,),), SimulatedCluster(num_workers, CPU), CPU, torch.float64, seed=7)
 
 
 def trainer(*overrides: str) -> Trainer:

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def workspace(sizes: tuple[int, ...], num_workers: int) -> Workspace:
-    return Workspace(sizes, SimulatedCluster(num_workers, CPU), CPU, torch.float64, seed=1)
+    return Workspace(tuple((n,) for n in sizes), SimulatedCluster(num_workers, CPU), CPU, torch.float64, seed=1)
 
 
 def lazy(num_workers: int = 1, size: int = 1, schedule=lambda epoch: 1.0, **options) -> Lazy:

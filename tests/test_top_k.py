@@ -161,7 +161,8 @@ def test_an_error_memory_takes_the_same_from_products_as_from_gradients(batch, s
     rows, uploads = [], []
     for given in (gradients, DenseGradients(gradients.dense())):
         compressor, feedback = TopK(0.01, scope), ErrorMemory()
-        workspace = Workspace((75_000, 250), SimulatedCluster(3, torch.device("cpu")), torch.device("cpu"), x.dtype, 1)
+        cpu = torch.device("cpu")
+        workspace = Workspace(((250, 300), (250,)), SimulatedCluster(3, cpu), cpu, x.dtype, 1)
         for part in (compressor, feedback):
             part.setup(workspace)
         for _ in range(3):

@@ -72,10 +72,10 @@ def published_row(method: str) -> dict[str, float | None]:
     return {name: float(row[name]) if row[name] else None for name in row if name.endswith(("_seconds", "_mib"))}
 
 
-def model_sizes() -> tuple[int, ...]:
-    """Entries of ResNet18's tensors on CIFAR-10."""
+def model_shapes() -> tuple[tuple[int, ...], ...]:
+    """Of ResNet18's tensors on CIFAR-10."""
     with torch.device("meta"):
-        return Layout.of_parameters(resnet18((3, 32, 32), 10)).sizes
+        return Layout.of_parameters(resnet18((3, 32, 32), 10)).shapes
 
 
 def replay(shared: Replay) -> dict[str, dict[str, float]]:
@@ -92,7 +92,7 @@ def replay(shared: Replay) -> dict[str, dict[str, float]]:
 
 
 def _replay_method(cluster: DistributedCluster, method: str, shared: Replay) -> dict[str, float]:
-    workspace = Workspace(model_sizes(), cluster, cluster.device, torch.float32, seed=1)
+    workspace = Workspace(model_shapes(), cluster, cluster.device, torch.float32, seed=1)
     aggregation = SumOfLatest() if method in LAZY else SumOfUploads()
     aggregation.setup(workspace)
     payload = _payload(workspace, sparse=method in SPARSE)
@@ -147,7 +147,7 @@ def gradient_seconds(repeats: int = 5) -> tuple[float, str]:
 
 def predicted_seconds(method: str, shared: Replay, link: Link) -> float:
     """The link model's time of the same uploads; the server's own worker does not count."""
-    sizes = model_sizes()
+    sizes = model_shapes()
     kept = sum(max(1, int(0.01 * size + 1e-9)) for size in sizes)
     bits = 64 * kept if method in SPARSE else 32 * sum(sizes)
     if method in LAZY:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -36,7 +37,7 @@ def _unknown_smoothness() -> Smoothness:
 class Workspace:
     """What a method is set up with. W workers are held by this process, of M in all."""
 
-    sizes: tuple[int, ...]  # entries of each parameter tensor, in the order of the flat vector
+    shapes: tuple[tuple[int, ...], ...]  # of the parameter tensors, in the order of the flat vector
     cluster: Cluster
     device: torch.device
     dtype: torch.dtype
@@ -48,6 +49,11 @@ class Workspace:
     def num_held(self) -> int:
         """W."""
         return len(self.cluster.workers)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of each parameter tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
 
     @property
     def num_parameters(self) -> int:
@@ -72,10 +78,13 @@ class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract ther
 
     Parts that are its attributes, or in lists, tuples and dicts that are, belong to it: they are set up with it, begin
     epochs with it, and their state is part of its own.
+
+    phase: names what it does, where that changes with the epoch (in `begin_epoch`): a GPU then captures `step` anew.
     """
 
     extra_columns: ClassVar[tuple[str, ...]] = ()
     """What its payloads cost beside values, indices and flags: "side_bits" (also of a varying count), "vote_bits"."""
+    phase: str = ""
 
     def setup(self, workspace: Workspace) -> None:
         """Allocate the state; called once, before anything else."""
@@ -140,6 +149,10 @@ class Part(ABC):  # noqa: B024 -- what kinds of parts must have is abstract ther
         nested = [column for _, part in self.children() for column in part.all_extra_columns()]
         return (*self.extra_columns, *nested)
 
+    def all_phases(self) -> tuple[str, ...]:
+        """Its own `phase` and those of nested parts."""
+        return (self.phase, *(part.phase for _, part in self.descendants()))
+
     def children(self) -> Iterator[tuple[str, "Part"]]:
         """The parts that belong to it, by name: `memory`, `stages[0]`, `votes[first]`."""
         for name, value in vars(self).items():
@@ -181,14 +194,12 @@ class Algorithm(Part):
 
     After `step`, `sent` [W] says who uploaded (None: everyone), and `difference` [W] and `threshold` (scalar)
     hold what the decision compared, or None for methods that do not decide.
-    phase: names what `step` does, where that changes with the epoch (in `begin_epoch`): a GPU then captures it anew.
     local_steps: H, the mini-batches that an iteration uses; an epoch has floor(mini-batches / H) iterations.
     num_published_models: how many models the published notebook initialises for it; None: it has no such method.
     parameters_at_server: between requests the server alone has the right parameters. They are spread before an
     evaluation, a checkpoint holds the server's, and workers that do not upload count in no training loss.
     """
 
-    phase: str = ""
     num_published_models: int | None = None
     local_steps: int = 1
     parameters_at_server: ClassVar[bool] = False

@@ -60,7 +60,7 @@ class Trainer:
         number_streams(self.algorithm)
         self.algorithm.setup(
             Workspace(
-                self.problem.layout.sizes,
+                self.problem.layout.shapes,
                 cluster,
                 device,
                 dtype,
@@ -105,9 +105,9 @@ class Trainer:
 
     def _start_epoch(self, position: int) -> None:
         self.problem.batches.start_epoch(self.epoch)
-        phase = self.algorithm.phase
+        phases = self.algorithm.all_phases()
         self.algorithm.begin_epoch(self.epoch, self.schedule)
-        if self._captures and self.algorithm.phase != phase:
+        if self._captures and self.algorithm.all_phases() != phases:
             self._run_step = Captured(self._step)
         self._proximal_step.fill_(self.schedule(self.epoch) * self.cluster.num_workers)
         self.problem.oracle.go_to(position * self.algorithm.local_steps)

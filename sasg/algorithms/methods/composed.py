@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
-from sasg.algorithms.parts.aggregation import Aggregation
+from sasg.algorithms.parts.aggregation import Aggregation, SumOfLatest
 from sasg.algorithms.parts.compressors import Compressor
 from sasg.algorithms.parts.feedback import ErrorMemory, Feedback
 from sasg.algorithms.parts.optimisers import ServerOptimiser
@@ -50,6 +50,8 @@ class Composed(Algorithm):
         self.num_published_models = self.trigger.num_published_models
         if isinstance(self.feedback, ErrorMemory) and self.compressor.no_memory:
             raise UserError(f"algorithm: {self.compressor.no_memory}")
+        if isinstance(self.aggregation, SumOfLatest) and self.compressor.no_latest:
+            raise UserError(f"algorithm: {self.compressor.no_latest}")
         if self.feedback.rate != self.aggregation.rate:
             kinds = f"{type(self.feedback).__name__} and {type(self.aggregation).__name__}"
             raise UserError(f"algorithm: {kinds} must keep the same estimate of gradients, at one rate, or none")
@@ -69,6 +71,9 @@ class Composed(Algorithm):
         if self.optimiser is not None and not isinstance(self._reply, Update):
             kind = type(self.aggregation).__name__
             raise UserError(f"algorithm.optimiser: {kind} gives no sum of gradients; leave the optimiser out")
+        if self.feedback.needs_positions and self.compressor.num_kept is None:
+            kinds = f"{type(self.feedback).__name__} needs a compressor of some entries, as TopK"
+            raise UserError(f"algorithm: {kinds}; {type(self.compressor).__name__} sends all")
         lent = self.aggregation.expect(self.compressor.num_kept)
         if lent is not None and self.compressor.returns_input:
             self.feedback.write_to(lent)

@@ -49,7 +49,11 @@ class LocalSGD(Algorithm):
             oracle.advance()
             torch.sub(parameters, self._moved, out=self._models)
             oracle(self._models).add_(self._moved, self.step_size, None)
-        self.apply_(parameters, self.cluster.exchange(Payload(self._moved), None, self._server))
+        self.apply_(parameters, self.cluster.exchange(self._payload(), None, self._server))
+
+    def _payload(self) -> Payload:
+        """What is uploaded of w - w_m."""
+        return Payload(self._moved)
 
     def _server(self, arriving: Iterable[Uploads]) -> Tensor:
         return self.aggregation(arriving).div_(self.cluster.num_workers)

@@ -1,6 +1,7 @@
 """What does a worker remember of what it did not transmit?"""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,9 +15,11 @@ class Feedback(Part):
     """Turns gradients into the payloads of step-size-scaled vectors.
 
     rate: of an estimate that worker and server keep alike, if they do: the aggregation has the same.
+    needs_positions: whether it has no meaning for uploads without indices.
     """
 
     rate: float | None = None
+    needs_positions: ClassVar[bool] = False
 
     def write_to(self, lent: Tensor) -> None:
         """Told after set-up, if the server lends memory [W, d] to dense uploads; rows that do not send must stay."""

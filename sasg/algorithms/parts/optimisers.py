@@ -1,4 +1,4 @@
-"""What does the server make of a mean gradient? Optimisers that keep their state at the server.
+"""What does the server make of a mean gradient? Optimisers that keep their state at the server, or everywhere.
 
 G [d] is in units of a mean gradient, and w falls by scale * eta * direction(G), eta = M gamma the step size of a server
 that averages: the formulas are those of torch.optim at the learning rate scale * eta. As there, the step size of the
@@ -15,9 +15,13 @@ from sasg.errors import UserError
 
 
 class ServerOptimiser(Part):
-    """Mean gradient -> direction in which w falls. scale: > 0, what multiplies the step size."""
+    """Mean gradient -> direction in which w falls. scale: > 0, what multiplies the step size.
+
+    is_everywhere: every process knows G and keeps the same state; the method says so before set-up.
+    """
 
     scale: float
+    is_everywhere: bool = False
 
     def __init__(self, scale: float):
         if not scale > 0:
@@ -26,7 +30,14 @@ class ServerOptimiser(Part):
 
     @abstractmethod
     def __call__(self, gradient: Tensor) -> Tensor:
-        """The direction [d] for a mean gradient [d]; at the server alone."""
+        """The direction [d] for a mean gradient [d]; where its state is kept."""
+
+    def _keeps(self, workspace: Workspace) -> bool:
+        """Whether this process keeps the state."""
+        return self.is_everywhere or workspace.cluster.is_server
+
+    def _keep(self, name: str, tensor: Tensor) -> Tensor:
+        return self.register_state(name, tensor, "shared" if self.is_everywhere else "server")
 
 
 class Momentum(ServerOptimiser):
@@ -46,12 +57,28 @@ class Momentum(ServerOptimiser):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        if workspace.cluster.is_server:
-            self.velocity = self.register_state("velocity", workspace.zeros(workspace.num_parameters), "server")  # m
+        if self._keeps(workspace):
+            self.velocity = self._keep("velocity", workspace.zeros(workspace.num_parameters))  # m
 
     def __call__(self, gradient: Tensor) -> Tensor:
         self.velocity.mul_(self.momentum).add_(gradient)
         return gradient.add(self.velocity, alpha=self.momentum) if self.nesterov else self.velocity.clone()
+
+
+class AddedMomentum(Momentum):
+    """m = momentum * m + G; direction G + m, as PowerSGD has it: G counts twice, unlike with Nesterov's momentum.
+
+    Options
+    -------
+    momentum: as of `Momentum`. The directions of a constant G grow to G (1 + 1 / (1 - momentum)).
+    scale: the inverse of that factor makes the steps of a constant G those of plain SGD.
+    """
+
+    def __init__(self, momentum: float = 0.9, scale: float = 1.0):
+        super().__init__(momentum, scale=scale)
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return super().__call__(gradient).add_(gradient)
 
 
 class Adam(ServerOptimiser):
@@ -86,13 +113,13 @@ class Adam(ServerOptimiser):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        if workspace.cluster.is_server:
+        if self._keeps(workspace):
             d = workspace.num_parameters
-            self.first = self.register_state("first", workspace.zeros(d), "server")  # m
-            self.second = self.register_state("second", workspace.zeros(d), "server")  # v
-            self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), "server")  # t
+            self.first = self._keep("first", workspace.zeros(d))  # m
+            self.second = self._keep("second", workspace.zeros(d))  # v
+            self.iteration = self._keep("iteration", workspace.zeros(dtype=torch.int64))  # t
             if self.amsgrad:
-                self.largest = self.register_state("largest", workspace.zeros(d), "server")  # v'
+                self.largest = self._keep("largest", workspace.zeros(d))  # v'
 
     def __call__(self, gradient: Tensor) -> Tensor:
         self.iteration.add_(1)
