@@ -56,6 +56,43 @@ def test_one_local_step_is_sgd():
     assert ours == theirs
 
 
+def test_slowmo_equals_a_naive_loop():
+    """u = 0.7 u + (w - mean of the models) / gamma'; w falls by gamma' u, also where the step size decays."""
+    overrides = ("algorithm=slowmo", *MODELS["fc"], "algorithm.local_steps=3", "+task.decay_epochs=[1]")
+    trained = trainer(*overrides)
+    cfg = config("precision=fp64", "cluster.workers=5", *overrides)
+    net = build_model(cfg, load_dataset(cfg)).double().train()
+    parameters, velocity = trained.problem.parameters.clone(), 0.0
+    for k in range(14):
+        iterate(trained, 1)
+        epoch, position = divmod(k, 9)
+        step = 5 * cfg.task.step_size * 0.1**epoch
+        batches = [trained.problem.batches.batch(torch.tensor(3 * position + h)) for h in range(3)]
+        models, _ = local_models(net, parameters, batches, step_size=step)
+        velocity = 0.7 * velocity + (parameters - models.mean(0)) / step
+        parameters = parameters - step * velocity
+        torch.testing.assert_close(trained.problem.parameters, parameters, rtol=0, atol=1e-10)
+    totals = trained.cluster.ledger.totals()
+    assert totals["rounds"] == 14 * 5 and totals["value_bits"] == 14 * 5 * 64 * len(parameters)
+
+
+def test_what_slowmo_is_at_the_ends():
+    """Without momentum local SGD, with one local step the heavy ball at the server."""
+    momentum = "algorithm.optimiser.momentum"
+    same = (
+        (("algorithm=slowmo", f"{momentum}=0.0", "algorithm.local_steps=3"), ("algorithm.local_steps=3",)),
+        (
+            ("algorithm=slowmo", "algorithm.local_steps=1"),
+            ("algorithm=sgd_momentum", f"{momentum}=0.7", "algorithm.optimiser.scale=1.0"),
+        ),
+    )
+    for words in same:
+        one, other = (trainer(*own, "model.hidden=[12]", "+task.decay_epochs=[1]") for own in words)
+        iterate(one, 20)
+        iterate(other, 20)
+        torch.testing.assert_close(one.problem.parameters, other.problem.parameters, rtol=0, atol=1e-12)
+
+
 def test_running_statistics_take_every_training_pass():
     """M workers in turn, mini-batch after mini-batch, as torch's own BatchNorm would (preset reference)."""
     trained = trainer(*MODELS["batchnorm"], "algorithm.local_steps=3")

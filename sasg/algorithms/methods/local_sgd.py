@@ -7,10 +7,12 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.parts.aggregation import SumOfUploads
+from sasg.algorithms.parts.optimisers import ServerOptimiser
 from sasg.cluster import Payload, Uploads
 from sasg.errors import UserError
 from sasg.gradients import Oracle
 from sasg.kernels.rows import aligned
+from sasg.parts import build
 
 
 class LocalSGD(Algorithm):
@@ -24,13 +26,19 @@ class LocalSGD(Algorithm):
     Options
     -------
     local_steps: H >= 1; larger uploads less often, and lets the models drift further apart.
+    optimiser: a `ServerOptimiser`, which gets G = (1/M) sum_m (w - w_m) / gamma', and w falls by gamma' times what it
+        makes of G. With `Momentum` it is SlowMo (Wang, Tantia, Ballas, Rabbat 2020, arXiv 1910.00643), whose slow
+        learning rate is `scale`. None: w falls by gamma' G, the mean of the models.
     """
 
-    def __init__(self, local_steps: int):
+    def __init__(self, local_steps: int, optimiser: dict | None = None):
         if local_steps < 1:
             raise UserError(f"local_steps={local_steps}: must be at least 1")
         self.local_steps = local_steps
         self.aggregation = SumOfUploads()
+        self.optimiser: ServerOptimiser | None = None
+        if optimiser is not None:
+            self.optimiser = build("algorithm.optimiser", optimiser, ServerOptimiser)
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
@@ -56,4 +64,7 @@ class LocalSGD(Algorithm):
         return Payload(self._moved)
 
     def _server(self, arriving: Iterable[Uploads]) -> Tensor:
-        return self.aggregation(arriving).div_(self.cluster.num_workers)
+        mean = self.aggregation(arriving).div_(self.cluster.num_workers)
+        if self.optimiser is None:
+            return mean
+        return self.optimiser(mean.div_(self.step_size)).mul_(self.step_size * self.optimiser.scale)
