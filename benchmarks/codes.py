@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from benchmarks.table3.replay import model_sizes
+from benchmarks.table3.replay import model_shapes
 from sasg.cluster import IntegerLevelCode, LevelCode, Payload, Segment
 from sasg.cluster.accounting.codes import WRITABLE, packed_bits, position_bits
 from sasg.cluster.wire import WireFormat
@@ -51,7 +52,7 @@ def main() -> None:
 def upload(density: float, device: torch.device) -> Payload:
     """One worker's, with normal values."""
     generator = torch.Generator().manual_seed(0)
-    sizes = model_sizes()
+    sizes = [prod(shape) for shape in model_shapes()]
     segments = tuple(Segment(n, max(1, int(density * n))) for n in sizes)
     parts, begin = [], 0
     for segment in segments:

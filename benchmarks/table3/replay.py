@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ def gradient_seconds(repeats: int = 5) -> tuple[float, str]:
 
 def predicted_seconds(method: str, shared: Replay, link: Link) -> float:
     """The link model's time of the same uploads; the server's own worker does not count."""
-    sizes = model_shapes()
+    sizes = [prod(shape) for shape in model_shapes()]
     kept = sum(max(1, int(0.01 * size + 1e-9)) for size in sizes)
     bits = 64 * kept if method in SPARSE else 32 * sum(sizes)
     if method in LAZY:

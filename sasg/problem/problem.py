@@ -19,6 +19,7 @@ from sasg.problem.draws import Draws
 from sasg.problem.evaluation import Accuracies, Evaluation, NextCharacters
 from sasg.problem.full_objective import FullObjective, Smoothness
 from sasg.problem.objectives import NextCharacter, SumObjective
+from sasg.problem.text import Windows
 
 
 class Problem:
@@ -82,6 +83,7 @@ class Problem:
             return FullObjective(self.objective, self.oracle.engine, self.batches, lambda: self._everyone(shards))
         held = (self.model, self.layout, self.running)
         if isinstance(self.objective, NextCharacter):
+            assert isinstance(self.dataset.test, Windows)
             return NextCharacters(*held, self.objective, self.batches, self.dataset.test.context)
         return Accuracies(*held, self.dataset, self.batches)
 

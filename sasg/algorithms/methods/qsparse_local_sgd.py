@@ -31,7 +31,9 @@ class QsparseLocalSGD(LocalSGD):
     def __init__(self, local_steps: int, density: float, scope: Scope = "vector", quantiser: dict | None = None):
         super().__init__(local_steps)
         self.top_k = TopK(density, scope)
-        self.quantiser: Quantiser | None = quantiser and build("algorithm.quantiser", quantiser, Quantiser)
+        self.quantiser: Quantiser | None = None
+        if quantiser is not None:
+            self.quantiser = build("algorithm.quantiser", quantiser, Quantiser)
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)

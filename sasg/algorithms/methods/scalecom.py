@@ -72,13 +72,13 @@ class ScaleCom(Algorithm):
 
     def _told(self, arriving: Iterable[Uploads]) -> Tensor:
         """The positions of the one that leads."""
-        positions = 0
+        found = []
         for uploads in arriving:
             rows = uploads.payload.indices
             if uploads.sent is not None:
                 rows = torch.where(uploads.sent.unsqueeze(1), rows, 0)
-            positions = positions + rows.sum(0)
-        return positions
+            found.append(rows.sum(0))
+        return torch.stack(found).sum(0)
 
     def _sum(self, arriving: Iterable[Uploads]) -> Tensor:
         """Of everyone's values [K], in worker order."""
