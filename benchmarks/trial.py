@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402
+import torch
 
-import sasg.problem.problem as problem  # noqa: E402
-from benchmarks.gpu import configuration, make_trainer, random_dataset  # noqa: E402
-from sasg.gradients import engines  # noqa: E402
+import sasg.problem.problem as problem
+from benchmarks.gpu import configuration, make_trainer, random_dataset
+from sasg.gradients import engines
 
 
 def main() -> None:
