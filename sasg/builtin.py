@@ -7,6 +7,8 @@ BUILT_IN = {
     # algorithm
     "composed": "sasg.algorithms.methods.composed.Composed",
     "sgd": "sasg.algorithms.methods.sgd.SGD",
+    "clag": "sasg.algorithms.methods.lazy_estimates.CLAG",
+    "laq": "sasg.algorithms.methods.lazy_estimates.LAQ",
     "marina": "sasg.algorithms.methods.marina.Marina",
     "gd_sec": "sasg.algorithms.methods.gd_sec.GDSEC",
     "local_sgd": "sasg.algorithms.methods.local_sgd.LocalSGD",
@@ -18,11 +20,16 @@ BUILT_IN = {
     "wk1": "sasg.algorithms.parts.lasg.WK1",
     "wk2": "sasg.algorithms.parts.lasg.WK2",
     "lag": "sasg.algorithms.parts.lasg.LAG",
+    "cada1": "sasg.algorithms.parts.cada.CADA1",
+    "cada2": "sasg.algorithms.parts.cada.CADA2",
+    "censoring": "sasg.algorithms.parts.censoring.Censoring",
+    "relevance": "sasg.algorithms.parts.relevance.Relevance",
     "one_by_smoothness": "sasg.algorithms.parts.sampling.OneBySmoothness",
     # algorithm.compressor
     "identity": "sasg.algorithms.parts.compressors.Identity",
     "top_k": "sasg.algorithms.parts.compressors.TopK",
     "qsgd": "sasg.algorithms.parts.qsgd.QSGD",
+    "uniform_grid": "sasg.algorithms.parts.uniform_grid.UniformGrid",
     "random_k": "sasg.algorithms.parts.random_k.RandomK",
     "natural": "sasg.algorithms.parts.natural.Natural",
     "terngrad": "sasg.algorithms.parts.terngrad.TernGrad",
@@ -36,6 +43,7 @@ BUILT_IN = {
     "worker_momentum": "sasg.algorithms.parts.worker_momentum.WorkerMomentum",
     # algorithm.aggregation
     "sum_of_uploads": "sasg.algorithms.parts.aggregation.SumOfUploads",
+    "mean_of_senders": "sasg.algorithms.parts.aggregation.MeanOfSenders",
     "sum_of_latest": "sasg.algorithms.parts.aggregation.SumOfLatest",
     "sum_of_estimates": "sasg.algorithms.parts.estimates.SumOfEstimates",
     "majority_sign": "sasg.algorithms.parts.signs.MajoritySign",
