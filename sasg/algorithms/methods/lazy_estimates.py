@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.parts.compressors import Compressor
-from sasg.algorithms.parts.estimates import SumOfEstimates
+from sasg.algorithms.parts.estimates import SumOfEstimates, add_uploaded_
 from sasg.algorithms.parts.triggers import LazyDecision, UpdateThreshold
 from sasg.cluster import Payload
 from sasg.errors import UserError
@@ -56,15 +56,6 @@ class LazyEstimates(Algorithm):
         add_uploaded_(self.estimate, payload, self.sent)
         total = self.cluster.exchange(payload, self.sent, self.aggregation)
         self.rule.observe(self.apply_(parameters, total * self.step_size))
-
-
-def add_uploaded_(vectors: Tensor, payload: Payload, sent: Tensor | None) -> None:
-    """Add to `vectors` [W, d] what is uploaded."""
-    values = payload.uploaded(sent)
-    if payload.indices is None:
-        vectors.add_(values)
-    else:
-        vectors.scatter_add_(1, payload.indices, values)
 
 
 class Positive(LazyDecision):
