@@ -22,7 +22,7 @@ class LazyEstimates(Algorithm):
         those who upload:  c_m = C(g_m(w^k) - h_m);  h_m += c_m
         w^(k+1) = w^k - gamma sum_m h_m
 
-    Everyone uploads in the first iteration. `rule` decides about differences [W], after everyone's c_m is made.
+    Everyone uploads in the first iteration; then `rule` decides.
     """
 
     rule: LazyDecision
@@ -32,8 +32,13 @@ class LazyEstimates(Algorithm):
         self.aggregation = SumOfEstimates()
 
     @abstractmethod
-    def _difference(self, gradients: Tensor, payload: Payload) -> Tensor:
-        """What the rule compares with its threshold, [W]; payload: all c_m, which are not added to h_m yet."""
+    def _upload(self, gradients: Tensor, parameters: Tensor) -> Payload:
+        """The c_m, after `_decide`, for g_m [W, d] at w [d]; they are not added to h_m yet."""
+
+    def _decide(self, difference: Tensor, parameters: Tensor) -> None:
+        """Ask the rule who uploads, for differences [W]."""
+        self.sent = self.rule.decide(difference, parameters)
+        self.difference, self.threshold = self.rule.difference, self.rule.threshold
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
@@ -50,9 +55,7 @@ class LazyEstimates(Algorithm):
 
     def step(self, oracle: Oracle, parameters: Tensor) -> None:
         oracle(parameters).write_(self._gradients, self._one, None)
-        payload = self.compressor(self._gradients - self.estimate, None)
-        self.sent = self.rule.decide(self._difference(self._gradients, payload), parameters)
-        self.difference, self.threshold = self.rule.difference, self.rule.threshold
+        payload = self._upload(self._gradients, parameters)
         add_uploaded_(self.estimate, payload, self.sent)
         total = self.cluster.exchange(payload, self.sent, self.aggregation)
         self.rule.observe(self.apply_(parameters, total * self.step_size))
@@ -95,10 +98,11 @@ class CLAG(LazyEstimates):
         super().setup(workspace)
         self.previous = self.register_state("previous", torch.zeros_like(self.estimate), "worker")  # g_m(w^(k-1))
 
-    def _difference(self, gradients: Tensor, payload: Payload) -> Tensor:
+    def _upload(self, gradients: Tensor, parameters: Tensor) -> Payload:
         changed = squared_distances(gradients, self.previous)
         self.previous.copy_(gradients)
-        return squared_distances(gradients, self.estimate) - self.zeta * changed
+        self._decide(squared_distances(gradients, self.estimate) - self.zeta * changed, parameters)
+        return self.compressor(gradients - self.estimate, self.sent)
 
 
 class LAQThreshold(UpdateThreshold):
@@ -145,8 +149,11 @@ class LAQ(LazyEstimates):
             raise UserError(f"longest_silence={longest_silence}: must be at least 0")
         self.rule = LAQThreshold(xi, window, longest_silence)
 
-    def _difference(self, gradients: Tensor, payload: Payload) -> Tensor:
+    def _upload(self, gradients: Tensor, parameters: Tensor) -> Payload:
+        payload = self.compressor(gradients - self.estimate, None)
         quantised = self.estimate.clone()
         add_uploaded_(quantised, payload, None)
         self.rule.error.copy_(squared_distances(gradients, quantised))
-        return squared_distances(quantised, self.estimate) - 3 * (self.rule.error + self.rule.last_error)
+        errors = self.rule.error + self.rule.last_error
+        self._decide(squared_distances(quantised, self.estimate) - 3 * errors, parameters)
+        return payload

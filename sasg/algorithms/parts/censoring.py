@@ -1,4 +1,4 @@
-"""Communication censoring (Li, Wu, Tian, Li, Ling 2019, arXiv 1909.03631): a threshold that falls by itself."""
+"""The trigger of CSGD (Li, Chen, Li, Wu, Ling 2019, arXiv 1909.03631): a threshold that falls by itself."""
 
 from torch import Tensor
 

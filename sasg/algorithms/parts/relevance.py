@@ -1,4 +1,4 @@
-"""CMFL's trigger (Luping, Wei, Bo 2019, ICDCS): does a worker pull where the model last went?"""
+"""CMFL's trigger (Wang, Wang, Li 2019, doi 10.1109/icdcs.2019.00099): does a worker pull where the model last went?"""
 
 from typing import Literal
 
