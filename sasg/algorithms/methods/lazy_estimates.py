@@ -139,6 +139,8 @@ class LAQ(LazyEstimates):
     longest_silence: >= 0; after so many iterations without an upload there is one.
     """
 
+    rule: LAQThreshold
+
     def __init__(self, compressor: dict, xi: float = 0.08, window: int = 10, longest_silence: int = 100):
         super().__init__(compressor)
         if not 0 <= xi < float("inf"):
