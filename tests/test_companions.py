@@ -37,6 +37,7 @@ from sasg.algorithms.parts.qsgd import QSGD
 from sasg.algorithms.parts.random_k import RandomK
 from sasg.algorithms.parts.signs import ScaledSign, Sign
 from sasg.algorithms.parts.terngrad import TernGrad
+from sasg.algorithms.parts.uniform_grid import UniformGrid
 from sasg.cluster import Payload, SimulatedCluster
 from sasg.cluster.wire import WireFormat
 from sasg.errors import UserError
@@ -159,6 +160,8 @@ COMPRESSORS = {
     "random_k by tensor": lambda: RandomK(0.1, "tensor", unbiased=True),
     "qsgd": lambda: QSGD(7, 512),
     "qsgd of all": lambda: QSGD(127),
+    "uniform grid": lambda: UniformGrid(4),
+    "uniform grid of 16 bits": lambda: UniformGrid(16),
     "natural": Natural,
     "terngrad": TernGrad,
     "scaled sign": ScaledSign,
@@ -205,6 +208,7 @@ def test_values_go_over_the_wire_as_they_are(name, dtype):
 BITS = {  # of one upload in float32, from the definitions
     "random_k": 32 * (D // 100),
     "qsgd": 4 * D + 32 * (-(-D // 512)),
+    "uniform grid": 4 * D + 32,
     "natural": 9 * D,
     "terngrad": 2 * D + 32 * len(SIZES),
     "scaled sign": D + 32,

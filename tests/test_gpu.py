@@ -152,6 +152,13 @@ OTHERS = {
     "lag": lazy("lag"),
     "lasg_ps": {"kind": "server_triggered", "smoothness": 5.0},
     "lasg_pse": {"kind": "server_triggered", "smoothness": None},
+    "slowmo": {"kind": "local_sgd", "local_steps": 3, "optimiser": {"kind": "momentum", "momentum": 0.7}},
+    "cada1": {**lazy("cada1"), "scaled": "update", "optimiser": {"kind": "adam", "amsgrad": True, "scale": 0.02}},
+    "cada2": {**lazy("cada2"), "scaled": "update", "optimiser": {"kind": "adam", "amsgrad": True, "scale": 0.02}},
+    "csgd": {**lazy("censoring"), "trigger": {"kind": "censoring", "initial": 30.0, "rate": 0.999}},
+    "cmfl": {**lazy("relevance"), "aggregation": {"kind": "mean_of_senders"}},
+    "clag": {"kind": "clag", "zeta": 1.0, "compressor": {"kind": "top_k", "density": 0.01}},
+    "laq": {"kind": "laq", "compressor": {"kind": "uniform_grid", "num_bits": 4}},
 }
 
 

@@ -1,7 +1,7 @@
 """What does the server apply?"""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -69,6 +69,21 @@ class SumOfUploads(Aggregation):
             payload = uploads.payload
             total = self._add(total, payload.uploaded(uploads.sent), payload.indices)
         return total
+
+
+class MeanOfSenders(SumOfUploads):
+    """M times the mean of this iteration's uploads, so that w moves as far however many upload; zero if nobody does."""
+
+    def __call__(self, arriving: Iterable[Uploads]) -> Tensor:
+        counts: list[Tensor | int] = []
+        total = super().__call__(self._counted(arriving, counts))
+        num_sent = total.new_zeros(()) + sum(counts)
+        return total.mul_(self.num_workers / num_sent.clamp_(min=1))
+
+    def _counted(self, arriving: Iterable[Uploads], counts: list[Tensor | int]) -> Iterator[Uploads]:
+        for uploads in arriving:
+            counts.append(len(uploads.payload.entries) if uploads.sent is None else uploads.sent.sum())
+            yield uploads
 
 
 class SumOfLatest(Aggregation):

@@ -56,12 +56,17 @@ class GradientEstimate(Feedback):
             self.is_first.fill_(False)
             torch.sub(self.average * step_size, self.estimate, out=self._difference)
         payload = compressor(self._difference, sent)
-        values = payload.uploaded(sent)
-        if payload.indices is None:
-            add_rows_(self.estimate, values, self.rate)
-        else:
-            self.estimate.scatter_add_(1, payload.indices, values * self.rate)
+        add_uploaded_(self.estimate, payload, sent, self.rate)
         return payload
+
+
+def add_uploaded_(target: Tensor, payload: Payload, sent: Tensor | None, rate: float = 1.0) -> None:
+    """target[m] += rate * what worker m uploads, [W, d]."""
+    values = payload.uploaded(sent)
+    if payload.indices is None:
+        add_rows_(target, values, rate)
+    else:
+        target.scatter_add_(1, payload.indices, values * rate)
 
 
 class SumOfEstimates(Aggregation):

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Schedule, Workspace
-from sasg.algorithms.parts.triggers import GradientChange, LazyDecision, LazyTrigger
+from sasg.algorithms.parts.triggers import FOREVER, GradientChange, LazyTrigger, UpdateThreshold
 from sasg.errors import UserError
 from sasg.gradients import Gradients, Oracle
 from sasg.kernels.rows import copy_rows_, squared_distances
 
-FOREVER = 2**62  # iterations
 
-
-class AuthorsThreshold(LazyDecision):
+class AuthorsThreshold(UpdateThreshold):
     """The weight that LASG and LAG share, and their forced uploads.
 
     Options
@@ -47,7 +45,7 @@ class WK2(AuthorsThreshold, GradientChange):
     """|| g_m(w^k; xi) - g_m(w^(k_m); xi) ||^2: SASG's rule (6) with LASG's constants."""
 
 
-class UploadedVectors(AuthorsThreshold, LazyTrigger):
+class UploadedVectors(LazyTrigger):
     """Rules on || v_m^k - v_m^(k_m) ||^2: how a vector of the worker changed since it last uploaded."""
 
     @abstractmethod
@@ -69,7 +67,7 @@ class UploadedVectors(AuthorsThreshold, LazyTrigger):
         copy_rows_(self.uploaded, self._vectors, sent)
 
 
-class WK1(UploadedVectors):
+class WK1(AuthorsThreshold, UploadedVectors):
     """v_m^k = g_m(w^k; xi) - g_m(w~; xi), with the snapshot w~ taken by everyone every `max_delay` iterations."""
 
     def setup(self, workspace: Workspace) -> None:
@@ -83,8 +81,15 @@ class WK1(UploadedVectors):
         oracle(self.snapshot).add_(vectors, -self._one, None)
 
 
-class LAG(UploadedVectors):
-    """v_m^k = g_m(w^k): for gradients without noise; that of mini-batches alone exceeds the threshold.
+class UploadedGradients(UploadedVectors):
+    """v_m^k = g_m(w^k): for gradients without noise; that of mini-batches alone exceeds most thresholds."""
+
+    def _write(self, vectors: Tensor, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> None:
+        gradients.write_(vectors, self._one, None)
+
+
+class LAG(AuthorsThreshold, UploadedGradients):
+    """How the gradient changed since the last upload, beside the threshold of LASG.
 
     Options
     -------
@@ -93,6 +98,3 @@ class LAG(UploadedVectors):
 
     def __init__(self, max_delay: int | None = None, window: int = 10, scale: float = 1.0):
         super().__init__(FOREVER if max_delay is None else max_delay, window, scale)
-
-    def _write(self, vectors: Tensor, gradients: Gradients, parameters: Tensor, oracle: Oracle) -> None:
-        gradients.write_(vectors, self._one, None)

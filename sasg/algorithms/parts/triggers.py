@@ -11,6 +11,8 @@ from sasg.errors import UserError
 from sasg.gradients import Gradients, Oracle
 from sasg.kernels.rows import aligned, copy_rows_
 
+FOREVER = 2**62  # iterations
+
 
 class Trigger(Part):
     """Decides which workers upload."""
@@ -37,7 +39,7 @@ class Always(Trigger):
 
 
 class LazyDecision(Part):
-    """Who has changed by more than the parameters did lately: difference > weight * sum of the last squared updates.
+    """Who has changed by more than a threshold: difference > threshold.
 
     Everyone uploads in the first `num_first` iterations, and who has been silent for longer than `longest_silence`.
     staleness is 1 on upload, +1 per skip; with `counts_first` that holds for the first iterations too, else it is 0 in
@@ -48,15 +50,14 @@ class LazyDecision(Part):
     scope_of_common: ClassVar[str] = "shared"
     """Of what it keeps of each worker, and of all; see `Part.register_state`."""
 
-    def __init__(self, num_differences: int, longest_silence: int, num_first: int = 1, counts_first: bool = True):
-        self.num_differences = num_differences
+    def __init__(self, longest_silence: int = FOREVER, num_first: int = 1, counts_first: bool = True):
         self.longest_silence = longest_silence
         self.num_first = num_first
         self.counts_first = counts_first
 
     @abstractmethod
-    def _weight(self, epoch: int, schedule: Schedule) -> float:
-        """What the sum of squared updates is multiplied with in this epoch."""
+    def _threshold(self) -> Tensor:
+        """What differences must exceed in this iteration, a scalar."""
 
     @abstractmethod
     def _remember(self, sent: Tensor, parameters: Tensor) -> None:
@@ -68,22 +69,14 @@ class LazyDecision(Part):
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
-        rows, common = self.scope_of_rows, self.scope_of_common
         staleness = workspace.zeros(self._num_rows(workspace), dtype=torch.int64)
-        self.staleness = self.register_state("staleness", staleness, rows)
-        squared_updates = workspace.zeros(max(1, self.num_differences))  # a ring, newest at iteration % length
-        self.squared_updates = self.register_state("squared_updates", squared_updates, common)
-        self.iteration = self.register_state("iteration", workspace.zeros(dtype=torch.int64), common)
-        self.weight = workspace.zeros()
-        self.num_workers = workspace.cluster.num_workers
-
-    def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
-        super().begin_epoch(epoch, schedule)
-        self.weight.fill_(self._weight(epoch, schedule))
+        self.staleness = self.register_state("staleness", staleness, self.scope_of_rows)
+        iteration = workspace.zeros(dtype=torch.int64)
+        self.iteration = self.register_state("iteration", iteration, self.scope_of_common)
 
     def decide(self, difference: Tensor, parameters: Tensor) -> Tensor:
         """Who uploads, [W] bool, for differences [W] at parameters [d]."""
-        self.difference, self.threshold = difference, self.weight * self.squared_updates.sum()
+        self.difference, self.threshold = difference, self._threshold()
         first = self.iteration < self.num_first
         sent = first | (self.staleness > self.longest_silence) | (difference > self.threshold)
         self._remember(sent, parameters)
@@ -93,10 +86,39 @@ class LazyDecision(Part):
 
     def observe(self, update: Tensor) -> None:
         """Take note of this iteration's update [d], and go on to the next iteration."""
+        self.iteration.add_(1)
+
+
+class UpdateThreshold(LazyDecision):
+    """The threshold is weight * sum of the last squared updates: has a worker changed by more than w did lately?"""
+
+    def __init__(self, num_differences: int, **options):
+        super().__init__(**options)
+        self.num_differences = num_differences
+
+    @abstractmethod
+    def _weight(self, epoch: int, schedule: Schedule) -> float:
+        """What the sum of squared updates is multiplied with in this epoch."""
+
+    def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
+        squared_updates = workspace.zeros(max(1, self.num_differences))  # a ring, newest at iteration % length
+        self.squared_updates = self.register_state("squared_updates", squared_updates, self.scope_of_common)
+        self.weight = workspace.zeros()
+        self.num_workers = workspace.cluster.num_workers
+
+    def begin_epoch(self, epoch: int, schedule: Schedule) -> None:
+        super().begin_epoch(epoch, schedule)
+        self.weight.fill_(self._weight(epoch, schedule))
+
+    def _threshold(self) -> Tensor:
+        return self.weight * self.squared_updates.sum()
+
+    def observe(self, update: Tensor) -> None:
         if self.num_differences:
             slot = (self.iteration % self.num_differences).unsqueeze(0)
             self.squared_updates.index_copy_(0, slot, torch.dot(update, update).unsqueeze(0))
-        self.iteration.add_(1)
+        super().observe(update)
 
 
 class PastIterates(LazyDecision):
@@ -157,7 +179,7 @@ class GradientChange(PastIterates, LazyTrigger):
         return gradients.squared_distance(oracle.at(self.past, self.comparison))
 
 
-class Lazy(GradientChange):
+class Lazy(UpdateThreshold, GradientChange):
     """Rule (6) of the SASG paper (arXiv 2112.04088), which is WK2 of LASG (Chen, Sun, Yin 2021).
 
     Worker m uploads in iteration k if

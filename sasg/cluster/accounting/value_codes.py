@@ -108,6 +108,34 @@ class IntegerLevelCode(ValueCode):
         return norms.expand(*norms.shape[:-1], n)
 
 
+class UniformGridCode(ValueCode):
+    """One of 2^bits levels l at equal distances from -R to R, R the side scalar: R (2 l / (2^bits - 1) - 1).
+
+    At most 16 bits, so that the level of a value is found in spite of the rounding of single precision. A quantiser
+    makes its values with `dequantise`, so that they are exactly what is decoded.
+    """
+
+    def __init__(self, bits: int):
+        assert 1 <= bits <= 16
+        self.bits = bits
+
+    def level_of(self, values: Tensor, radius: Tensor) -> Tensor:
+        """The nearest level, as whole floats; of two that are as near the upper one, as for zero; 0 where R is 0."""
+        last = 2**self.bits - 1
+        places = (values / radius + 1) * (last / 2) + 0.5  # exact for zero
+        return torch.where(radius > 0, places.floor_().clamp_(0, last), 0)
+
+    def dequantise(self, levels: Tensor, radius: Tensor) -> Tensor:
+        """The values of levels, elementwise; radius is broadcast to them."""
+        return radius * (2 * levels / (2**self.bits - 1) - 1)
+
+    def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
+        return self.level_of(values, side).long()
+
+    def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
+        return self.dequantise(numbers.to(side.dtype), side)
+
+
 class ScaledSignCode(ValueCode):
     """A sign and no more: a value is plus or minus the side scalar of its segment, of `sizes` values. Zero is plus."""
 
