@@ -374,6 +374,10 @@ def test_a_downlink_that_sends_everything_changes_nothing(method):
         (("scalecom", "algorithm.rate=0.0"), "rate=0.0: must be in (0, 1]"),
         (("scalecom", "algorithm.density=1.5"), "density=1.5: must be in (0, 1]"),
         (("dgc", "algorithm.compressor.warmup=[0.5,0.0]"), "warmup[1]=0.0: must be in (0, 1]"),
+        (
+            ("random_k_unbiased", "algorithm.feedback.kind=momentum_memory"),
+            "unbiased random-k sends more than it takes",
+        ),
         (("dgc", "algorithm.feedback.weight=0.0"), "weight=0.0: must be positive"),
         (("dgc", "algorithm.feedback.momentum=1.0"), "momentum=1.0: must be in [0, 1)"),
         (("dgc", "algorithm.aggregation.kind=sum_of_latest"), "uploads shrink during the warm-up"),

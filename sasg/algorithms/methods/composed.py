@@ -10,6 +10,7 @@ from sasg.algorithms.parts.aggregation import Aggregation, SumOfLatest
 from sasg.algorithms.parts.compressors import Compressor
 from sasg.algorithms.parts.downlink import Downlink
 from sasg.algorithms.parts.feedback import ErrorMemory, Feedback
+from sasg.algorithms.parts.momentum_memory import MomentumMemory
 from sasg.algorithms.parts.optimisers import ServerOptimiser
 from sasg.algorithms.parts.triggers import Trigger
 from sasg.cluster import Payload, Update, Uploads
@@ -54,7 +55,7 @@ class Composed(Algorithm):
         if downlink is not None:
             self.downlink = Downlink(build("algorithm.downlink", downlink, Compressor))
         self.num_published_models = self.trigger.num_published_models
-        if isinstance(self.feedback, ErrorMemory) and self.compressor.no_memory:
+        if isinstance(self.feedback, (ErrorMemory, MomentumMemory)) and self.compressor.no_memory:
             raise UserError(f"algorithm: {self.compressor.no_memory}")
         if isinstance(self.aggregation, SumOfLatest) and self.compressor.no_latest:
             raise UserError(f"algorithm: {self.compressor.no_latest}")
