@@ -174,3 +174,22 @@ class NaiveCSER(NaiveServer):
         sent = [torch.tensor(compress(v.tolist(), lots), dtype=torch.float64) for v in vectors]
         remains = [v - c for v, c in zip(vectors, sent)]
         return [sum(sent) / len(sent) + r for r in remains], remains
+
+
+@dataclass
+class NaiveDownlink(NaiveServer):
+    """The four methods, whose update is compressed at the server, with a memory of what is not sent."""
+
+    compress_update: Compress = identity
+
+    def step(self, x: Tensor, y: Tensor, epoch: int) -> list[str | None]:
+        before, num_workers = self.parameters, self.settings.num_workers
+        if self.iteration == 0:
+            self.memory = torch.zeros_like(before)
+        reasons = super().step(x, y, epoch)
+        update = sum(worker.last_upload for worker in self.workers)
+        vector = self.memory + (update if self.settings.published else update / num_workers)
+        sent = torch.tensor(self.compress_update(vector.tolist(), []), dtype=torch.float64)
+        self.memory = vector - sent
+        self.parameters, self.differences[-1] = before - sent, -sent
+        return reasons

@@ -82,11 +82,17 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def told(folder: Path) -> dict[str, bytes | str]:
+    """Contents; of the configuration what names the run, as options that came later may be left to their defaults."""
+    configuration = folder / "config.json"
+    return {**contents(folder), configuration.name: digest(json.loads(configuration.read_bytes()))}
+
+
 def test_only_names_change(old):
     assert carry_over.carry_over_all(old) == []
     for name in CASES:
         assert not (old / name).exists()
-        assert contents(old / NAMES[name]) == contents(RUNS / NAMES[name])
+        assert told(old / NAMES[name]) == told(RUNS / NAMES[name])
     assert dict(carry_over._renamed(old)) == {name: NAMES[name] for name in CASES}
     assert sorted(entry.method for entry in entries_in([old])) == ["gd_sec", "sasg"]
     assert carry_over.carry_over_all(old) == []  # nothing is left to do

@@ -29,6 +29,7 @@ OTHERS = {  # what else differs in kind: switches, local steps, BatchNorm, an ex
     "sasg, paper": ("algorithm=sasg", "preset=paper", "gradients=vmap"),
     "sasg, BatchNorm": ("algorithm=sasg", *_BATCHNORM),
     "lasg_ps, L by worker": ("algorithm=lasg_ps", "algorithm.smoothness=[1.0,20.0,3.0,8.0,90.0]"),
+    "signs in both directions": ("algorithm=ef_sign", "+algorithm.downlink={kind:scaled_sign,scope:tensor}"),
     "majority_vote_quantised, H=2": ("algorithm=majority_vote_quantised", "algorithm.local_steps=2", *_BATCHNORM),
 }
 

@@ -3,18 +3,18 @@
 import pytest
 import torch
 from naive import Settings
-from naive_companions import Numbers, identity, qsgd
-from naive_more import NaiveCSER, NaiveDGC, NaivePowerSGD, NaiveQsparse, NaiveScaleCom
+from naive_companions import Numbers, identity, qsgd, scaled_sign, top_k
+from naive_more import NaiveCSER, NaiveDGC, NaiveDownlink, NaivePowerSGD, NaiveQsparse, NaiveScaleCom
 from suite_config import iterate
-from test_companions import trained
-from test_reference import set_up
+from test_companions import FC_12, trained
+from test_reference import ALPHA, compared, set_up
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.methods.power_sgd import PowerSGD, orthonormalise_
 from sasg.algorithms.parts.draws import number_streams
-from sasg.cluster import SimulatedCluster
-from sasg.errors import UserError
+from sasg.cluster import Compressed, Payload, Segment, SimulatedCluster
+from sasg.errors import ContractError, UserError
 
 ITERATIONS = 40
 SEED = 1
@@ -308,6 +308,65 @@ def test_cser_of_everything_is_sgd():
     assert not one.algorithm.memory.any()
 
 
+# -- a compressed downlink ------------------------------------------------------------------------
+
+DOWN = "algorithm.downlink.density=0.1"
+LARGEST_DOWN = "+algorithm.downlink={kind:top_k,density:0.1,scope:vector}"
+DOWNLINKS = {
+    "sasg_downlink": ("sasg", "reference", (DOWN, "algorithm.downlink.scope=vector"), top_k(0.1)),
+    "sasg_downlink paper": ("sasg", "paper", (DOWN,), top_k(0.1)),
+    "lasg": ("lasg", "reference", (LARGEST_DOWN,), top_k(0.1)),
+    "sparse": ("sparse", "reference", (LARGEST_DOWN,), top_k(0.1)),
+    "composed": ("sgd", "reference", ("+algorithm.downlink={kind:scaled_sign,scope:tensor}",), scaled_sign(FC_12)),
+}
+
+
+@pytest.mark.parametrize("case", DOWNLINKS)
+def test_a_compressed_downlink_equals_the_naive_loop(case):
+    method, preset, words, compress = DOWNLINKS[case]
+    alpha, density = ALPHA.get((method, preset), 1.0), "algorithm.compressor.density=0.05"
+    words = (
+        f"algorithm={case.split()[0]}",
+        f"preset={preset}",
+        "task.max_delay=3",
+        f"task.alpha.default={alpha}",
+        *words,
+        *([density] if method in ("sasg", "sparse") else []),
+    )
+    trainer, net, step_sizes = set_up("fc", "auto", *words)
+    settings = Settings(method, 5, step_sizes, alpha, 3, 0.05, published=preset == "reference")
+    naive = NaiveDownlink(net, settings, trainer.problem.parameters.clone(), compress_update=compress)
+    start = naive.parameters
+    reasons = compared(trainer, naive)
+    assert (naive.parameters - start).norm() > 0.05
+    torch.testing.assert_close(trainer.algorithm.downlink.memory[0], naive.memory, rtol=0, atol=1e-10)
+    if method in ("lasg", "sasg"):
+        assert min(reasons[reason] for reason in ("first", "forced", "threshold", None)) >= 3, reasons
+    totals, d, iterations = trainer.cluster.ledger.totals(), len(start), trainer.iteration
+    values, positions = (d + 4 * 64, 0) if method == "sgd" else (64 * (d // 10), 32 * (d // 10))
+    assert totals["downlink_broadcast_bits_none"] == iterations * values
+    assert totals["downlink_broadcast_bits_int32"] == iterations * (values + positions)
+    assert totals["downlink_unicast_bits_int32"] == 5 * iterations * (values + positions)
+
+
+def test_a_server_must_return_the_form_that_it_announced():
+    cluster, whole = SimulatedCluster(2, CPU), torch.arange(6.0).view(2, 3)
+    some = Payload(whole[:1, :2], torch.tensor([[0, 2]]), (Segment(3, 2),))
+    assert cluster.exchange(Payload(whole), None, lambda _: some, Compressed(some)).tolist() == [0, 0, 1]
+    assert cluster.ledger.totals()["downlink_unicast_bits_int32"] == 2 * (2 * 32 + 2 * 32)
+    for wrong in (whole[0], Payload(whole[:1]), Payload(whole)):
+        with pytest.raises(ContractError, match="the server returned a"):
+            cluster.exchange(Payload(whole), None, lambda _, wrong=wrong: wrong, Compressed(some))
+
+
+@pytest.mark.parametrize("method", ["sasg", "sgd_momentum", "ef21"])
+def test_a_downlink_that_sends_everything_changes_nothing(method):
+    plain = trained(f"algorithm={method}")
+    same = trained(f"algorithm={method}", "+algorithm.downlink={kind:top_k,density:1.0}")
+    torch.testing.assert_close(same.problem.parameters, plain.problem.parameters, rtol=0, atol=1e-12)
+    assert not same.algorithm.downlink.memory.any()
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
@@ -315,6 +374,10 @@ def test_cser_of_everything_is_sgd():
         (("scalecom", "algorithm.rate=0.0"), "rate=0.0: must be in (0, 1]"),
         (("scalecom", "algorithm.density=1.5"), "density=1.5: must be in (0, 1]"),
         (("dgc", "algorithm.compressor.warmup=[0.5,0.0]"), "warmup[1]=0.0: must be in (0, 1]"),
+        (
+            ("random_k_unbiased", "algorithm.feedback.kind=momentum_memory"),
+            "unbiased random-k sends more than it takes",
+        ),
         (("dgc", "algorithm.feedback.weight=0.0"), "weight=0.0: must be positive"),
         (("dgc", "algorithm.feedback.momentum=1.0"), "momentum=1.0: must be in [0, 1)"),
         (("dgc", "algorithm.aggregation.kind=sum_of_latest"), "uploads shrink during the warm-up"),
@@ -324,6 +387,12 @@ def test_cser_of_everything_is_sgd():
         ),
         (("qsparse_local_sgd", "algorithm.local_steps=0"), "local_steps=0: must be at least 1"),
         (("qsparse_local_sgd", "algorithm.density=0.0"), "density=0.0: must be in (0, 1]"),
+        (("composed", "+algorithm.downlink={kind:identity}"), "algorithm.downlink: identity transmits everything"),
+        (
+            ("sgd_momentum", "+algorithm.downlink={kind:qsgd,num_levels:7}"),
+            "algorithm.downlink: QSGD draws random numbers",
+        ),
+        (("signum", "+algorithm.downlink={kind:scaled_sign}"), "algorithm.downlink: MajoritySign gives no sum"),
         (("cser", "algorithm.local_steps=0"), "local_steps=0: must be at least 1"),
         (("cser", "+algorithm.reset.unbiased=true"), "algorithm.reset: unbiased random-k sends more than it takes"),
     ],

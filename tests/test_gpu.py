@@ -145,6 +145,15 @@ def lazy(kind: str) -> dict:
     return {**configuration("mnist", "lasg").algorithm, "trigger": {"kind": kind}}
 
 
+TOP_K = {"kind": "top_k", "density": 0.01}
+WARMUP = {**TOP_K, "kind": "top_k_warmup", "warmup": [0.25]}
+LEVELS = {"kind": "random_rounding", "num_levels": 127, "bucket_size": 512}
+
+
+def composed(**parts: dict) -> dict:
+    return {**configuration("mnist", "sparse").algorithm, **parts}
+
+
 OTHERS = {
     "local_sgd": {"kind": "local_sgd", "local_steps": 3},
     "lasg_wk1": lazy("wk1"),
@@ -159,6 +168,12 @@ OTHERS = {
     "cmfl": {**lazy("relevance"), "aggregation": {"kind": "mean_of_senders"}},
     "clag": {"kind": "clag", "zeta": 1.0, "compressor": {"kind": "top_k", "density": 0.01}},
     "laq": {"kind": "laq", "compressor": {"kind": "uniform_grid", "num_bits": 4}},
+    "power_sgd": {"kind": "power_sgd", "rank": 2, "optimiser": {"kind": "added_momentum", "scale": 0.0909}},
+    "scalecom": {"kind": "scalecom", "density": 0.01, "rate": 0.1},
+    "dgc": composed(compressor=WARMUP, feedback={"kind": "momentum_memory"}),
+    "qsparse_local_sgd": {"kind": "qsparse_local_sgd", "local_steps": 3, "density": 0.01, "quantiser": LEVELS},
+    "cser": {"kind": "cser", "local_steps": 3, "compressor": TOP_K, "reset": {"kind": "random_k", "density": 0.1}},
+    "sasg_downlink": {**configuration("mnist", "sasg").algorithm, "downlink": TOP_K},
 }
 
 

@@ -4,12 +4,13 @@ from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.accounting.value_codes import IntegerLevelCode, LevelCode, ValueCode
 from sasg.cluster.cluster import Cluster, Server, Uploads
 from sasg.cluster.payload import Payload, Segment
-from sasg.cluster.reply import Coded, Nothing, Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Compressed, Nothing, Positions, Reply, Update, Values
 from sasg.cluster.simulated import SimulatedCluster
 
 __all__ = [
     "Cluster",
     "Coded",
+    "Compressed",
     "IntegerLevelCode",
     "Ledger",
     "LevelCode",

@@ -31,7 +31,7 @@ class Uploads:
     sent: Tensor | None
 
 
-Server = Callable[[Iterable[Uploads]], Tensor | None]
+Server = Callable[[Iterable[Uploads]], Tensor | Payload | None]
 """Uploads in worker order -> the update [d], or what else the exchange's `Reply` says; runs at the server alone.
 
 All M workers come at once, or in parts as they arrive; workers of another process that do not send are left out.
@@ -62,7 +62,7 @@ class Cluster(ABC):
 
     @abstractmethod
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
-        """Upload, let the server work, download: what the server returned, in every process.
+        """Upload, let the server work, download: what the server returned, in every process (a payload as [d]).
 
         payload: of the workers held here, [W, k]; sent: [W] bool, or None where every worker always sends.
         reply: what the server returns; by default the update [d].

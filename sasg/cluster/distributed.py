@@ -14,7 +14,7 @@ from torch import Tensor
 from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.payload import Payload, check_uploads
-from sasg.cluster.reply import Coded, Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Compressed, Positions, Reply, Update, Values
 from sasg.cluster.stopwatch import Stopwatch
 from sasg.cluster.transport import SERVER, Transport
 from sasg.cluster.wire import Wire, WireFormat
@@ -78,6 +78,7 @@ class DistributedCluster(Cluster):
             self.ledger.count_reply(reply, returned, payload)
             self.stopwatch.enter("download")
             self._send_reply(reply, returned, payload)
+            returned = returned.dense()[0] if isinstance(returned, Payload) else returned
         else:
             self._upload(payload, sent, form)
             self.stopwatch.enter("download")
@@ -201,7 +202,7 @@ class DistributedCluster(Cluster):
 
         return arrived
 
-    def _send_reply(self, reply: Reply, returned: Tensor | None, payload: Payload) -> None:
+    def _send_reply(self, reply: Reply, returned: Tensor | Payload | None, payload: Payload) -> None:
         match reply:
             case Update():
                 self._broadcast(returned, payload)
@@ -212,13 +213,11 @@ class DistributedCluster(Cluster):
                 self.transport.broadcast(data.copy_(code.encode(returned, None)), "updates")
             case Positions(num, size):
                 form = WireFormat.of_positions(num, size, self.wire)
-                if form.num_headers:
-                    header = form.headers(returned.unsqueeze(0), None)
-                    self.transport.broadcast(header, "updates")
-                    form = form.announced(header[0], "this rank")
-                data = self._buffer("update", form.num_bytes)
-                form.pack(None, returned, data)
-                self.transport.broadcast(data, "updates")
+                self._broadcast_form(form, None, returned, None)
+            case Compressed():
+                rows = (returned.values, returned.indices, returned.side)
+                form = WireFormat.of(returned, self.wire)
+                self._broadcast_form(form, *(None if part is None else part[0] for part in rows))
 
     def _receive_reply(self, reply: Reply, payload: Payload) -> Tensor | None:
         match reply:
@@ -231,14 +230,32 @@ class DistributedCluster(Cluster):
                 self.transport.broadcast(data, "updates")
                 return code.decode(data.to(self.device), num, None, payload.values.dtype)
             case Positions(num, size):
-                form = WireFormat.of_positions(num, size, self.wire)
-                if form.num_headers:
-                    form = form.announced(self._receive_header(form), "the server")
-                data = self._buffer("update", form.num_bytes)
-                self.transport.broadcast(data, "updates")
-                _, _, positions = form.parts(data, self.device)
-                return positions
+                return self._receive_form(WireFormat.of_positions(num, size, self.wire))[2]
+            case Compressed(like):
+                parts = self._receive_form(WireFormat.of(like, self.wire))
+                values, side, indices = (None if part is None else part.unsqueeze(0) for part in parts)
+                return replace(like, values=values, side=side, indices=indices).dense()[0]
         return None
+
+    def _broadcast_form(
+        self, form: WireFormat, values: Tensor | None, indices: Tensor | None, side: Tensor | None
+    ) -> None:
+        """Send values [k], indices [k] and side scalars to all, as what the form says of them."""
+        if form.num_headers:
+            header = form.headers(indices.unsqueeze(0), None)
+            self.transport.broadcast(header, "updates")
+            form = form.announced(header[0], "this rank")
+        data = self._buffer("update", form.num_bytes)
+        form.pack(values, indices, data, side)
+        self.transport.broadcast(data, "updates")
+
+    def _receive_form(self, form: WireFormat) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Values, side scalars and indices, as `WireFormat.parts` gives them."""
+        if form.num_headers:
+            form = form.announced(self._receive_header(form), "the server")
+        data = self._buffer("update", form.num_bytes)
+        self.transport.broadcast(data, "updates")
+        return form.parts(data, self.device)
 
     def _broadcast(self, update: Tensor, payload: Payload) -> None:
         """Send the update to all, dense or, where that is shorter, as values and indices of its support."""

@@ -110,6 +110,13 @@ class Payload:
         scalars = 0 if self.side is None else self.side.shape[1] * self.side.element_size() * 8
         return scalars + (0 if self.count is None else COUNT_BITS)
 
+    def dense(self) -> Tensor:
+        """[W, d], zero where no entry is uploaded."""
+        values = self.uploaded(None)
+        if self.indices is None:
+            return values
+        return values.new_zeros(len(values), self.size).scatter_add_(1, self.indices, values)
+
     def uploaded(self, sent: Tensor | None) -> Tensor:
         """The values [W, k], zero where they are not uploaded: beyond `count`, and in rows outside `sent` [W]."""
         values = self.values

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sasg.cluster.accounting.value_codes import ValueCode
+from sasg.cluster.payload import Payload
 
 
 class Reply:
@@ -27,6 +28,13 @@ class Coded(Reply):
 
     num: int
     code: ValueCode
+
+
+@dataclass(frozen=True)
+class Compressed(Reply):
+    """A payload of one row, of the form of `like`, whose numbers do not matter; the exchange returns it as [d]."""
+
+    like: Payload
 
 
 @dataclass(frozen=True)

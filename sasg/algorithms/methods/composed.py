@@ -8,7 +8,9 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.parts.aggregation import Aggregation, SumOfLatest
 from sasg.algorithms.parts.compressors import Compressor
+from sasg.algorithms.parts.downlink import Downlink
 from sasg.algorithms.parts.feedback import ErrorMemory, Feedback
+from sasg.algorithms.parts.momentum_memory import MomentumMemory
 from sasg.algorithms.parts.optimisers import ServerOptimiser
 from sasg.algorithms.parts.triggers import Trigger
 from sasg.cluster import Payload, Update, Uploads
@@ -27,6 +29,7 @@ class Composed(Algorithm):
     workers then exchange gradients, and `reduction` makes no difference.
     optimiser: a `ServerOptimiser`, which gets the server's sum in units of a mean gradient, G = sum / (M gamma) (or
     sum / M, where the update is scaled), and w falls by M gamma times what it makes of G. None: by M gamma G.
+    downlink: a `Compressor` of what the server returns to all workers, see `downlink.Downlink`. None: it goes as it is.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class Composed(Algorithm):
         reduction: Literal["sum", "mean"] = "sum",
         scaled: Literal["uploads", "update"] = "uploads",
         optimiser: dict | None = None,
+        downlink: dict | None = None,
     ):
         self.trigger: Trigger = build("algorithm.trigger", trigger, Trigger)
         self.compressor: Compressor = build("algorithm.compressor", compressor, Compressor)
@@ -47,8 +51,11 @@ class Composed(Algorithm):
         self.optimiser: ServerOptimiser | None = None
         if optimiser is not None:
             self.optimiser = build("algorithm.optimiser", optimiser, ServerOptimiser)
+        self.downlink: Downlink | None = None
+        if downlink is not None:
+            self.downlink = Downlink(build("algorithm.downlink", downlink, Compressor))
         self.num_published_models = self.trigger.num_published_models
-        if isinstance(self.feedback, ErrorMemory) and self.compressor.no_memory:
+        if isinstance(self.feedback, (ErrorMemory, MomentumMemory)) and self.compressor.no_memory:
             raise UserError(f"algorithm: {self.compressor.no_memory}")
         if isinstance(self.aggregation, SumOfLatest) and self.compressor.no_latest:
             raise UserError(f"algorithm: {self.compressor.no_latest}")
@@ -67,10 +74,10 @@ class Composed(Algorithm):
         self._server_scale = 1 / self.cluster.num_workers if self._averages else 1.0
         self._to_mean_gradient = workspace.zeros()  # what multiplies a sum for the optimiser
         self._update_scale = workspace.zeros()  # what multiplies what the server returns, unless uploads are scaled
-        self._reply = self.aggregation.reply
-        if self.optimiser is not None and not isinstance(self._reply, Update):
-            kind = type(self.aggregation).__name__
-            raise UserError(f"algorithm.optimiser: {kind} gives no sum of gradients; leave the optimiser out")
+        for option in ("optimiser", "downlink"):
+            if getattr(self, option) is not None and not isinstance(self.aggregation.reply, Update):
+                kind = type(self.aggregation).__name__
+                raise UserError(f"algorithm.{option}: {kind} gives no sum of gradients; leave the {option} out")
         if self.feedback.needs_positions and self.compressor.num_kept is None:
             kinds = f"{type(self.feedback).__name__} needs a compressor of some entries, as TopK"
             raise UserError(f"algorithm: {kinds}; {type(self.compressor).__name__} sends all")
@@ -96,11 +103,16 @@ class Composed(Algorithm):
 
     def _exchange(self, payload: Payload) -> Tensor:
         """The update [d] after this upload."""
-        returned = self.cluster.exchange(payload, self.sent, self._server, self._reply)
+        reply = self.aggregation.reply if self.downlink is None else self.downlink.reply
+        returned = self.cluster.exchange(payload, self.sent, self._server, reply)
         is_update = self.scaled == "uploads" and self.optimiser is None
         return returned if is_update else returned * self._update_scale
 
-    def _server(self, arriving: Iterable[Uploads]) -> Tensor:
+    def _server(self, arriving: Iterable[Uploads]) -> Tensor | Payload:
+        update = self._update(arriving)
+        return update if self.downlink is None else self.downlink(update)
+
+    def _update(self, arriving: Iterable[Uploads]) -> Tensor:
         total = self.aggregation(arriving)
         if self.optimiser is not None:
             return self.optimiser(total * self._to_mean_gradient)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sasg.cluster.accounting.codes import CODES, check_codes, index_bits, position_bits, sparse_or_dense_bits
 from sasg.cluster.payload import Payload, Segment
-from sasg.cluster.reply import Coded, Nothing, Positions, Reply, Update, Values
+from sasg.cluster.reply import Coded, Compressed, Nothing, Positions, Reply, Update, Values
 from sasg.errors import ContractError
 
 EXTRA_COLUMNS = ("side_bits", "vote_bits")
@@ -84,7 +84,7 @@ class Ledger:
         if sent is not None:
             self._add({"flag_bits": self.num_workers})
 
-    def count_reply(self, reply: Reply, returned: Tensor | None, payload: Payload) -> None:
+    def count_reply(self, reply: Reply, returned: Tensor | Payload | None, payload: Payload) -> None:
         """Count what the server returned to all workers after their `payload`."""
         match reply:
             case Update():
@@ -96,10 +96,15 @@ class Ledger:
             case Coded(num, code):
                 _check_reply(reply, returned, (num,))
                 self._add_download(code.bits * num, self.num_workers)
+            case Compressed(like):
+                _check_compressed(like, returned)
+                bits = returned.bits_per_value * returned.values.shape[1] + returned.side_bits
+                if returned.indices is not None:
+                    bits = bits + self._position_bits(returned.indices, returned.segments)
+                self._add_download(bits, self.num_workers)
             case Positions(num, size):
                 _check_reply(reply, returned, (num,))
-                positions, segments = returned.unsqueeze(0), (Segment(size, num),)
-                bits = torch.cat([position_bits(code, positions, None, segments) for code in self.codes])
+                bits = self._position_bits(returned.unsqueeze(0), (Segment(size, num),))
                 self._add_download(bits, self.num_workers)
             case Nothing():
                 if returned is not None:
@@ -118,6 +123,10 @@ class Ledger:
         else:
             bits = update.numel() * update.element_size() * 8
         self._add_download(bits, receivers)
+
+    def _position_bits(self, positions: Tensor, segments: tuple[Segment, ...]) -> Tensor:
+        """Of one row [1, k], by code."""
+        return torch.cat([position_bits(code, positions, None, segments) for code in self.codes])
 
     def _add_download(self, bits: Tensor | int, receivers: int) -> None:
         """bits: by code."""
@@ -143,6 +152,15 @@ class Ledger:
     def totals(self) -> dict[str, int]:
         """The totals so far, by column."""
         return dict(zip(self.columns, self.counters.tolist(), strict=True))
+
+
+def _check_compressed(like: Payload, returned: Any) -> None:
+    """ContractError unless it is one row of the announced form."""
+    if not isinstance(returned, Payload):
+        raise ContractError(f"the server returned a {type(returned).__name__} where Compressed is a Payload")
+    forms = [(one.values.shape, one.indices is None, one.segments, one.count is None) for one in (like, returned)]
+    if forms[0] != forms[1] or len(returned.values) != 1 or returned.count is not None or returned.known_support:
+        raise ContractError("the server returned a payload of another form than Compressed said, or not of one row")
 
 
 def _check_reply(reply: Reply, returned: Tensor | None, shape: tuple[int, ...]) -> None:
