@@ -24,13 +24,14 @@ from sasg.report.writing import Row, Table
 PAPER = ("sgd", "sparse", "lasg", "sasg")
 """The methods of the SASG paper, which readers look for."""
 
-_NOTES = f"""Means over seeds (± the standard deviation), up to the first evaluation beyond LEVELS; never: no run gets
+_NOTES = f"""Means over seeds, up to the first evaluation beyond LEVELS; never: no run gets
 there, and where some do, the cell says how many. Uplink: values, positions in {CODE} code and flags. Both: with the
 download of every worker. Tuned: the step size was chosen on training samples that were held out (see the table of
 tuning); the others are at the task's. In the order of uplink bits to the last of them.
 """
 _BANDWIDTH_NOTES = """Modelled seconds of communication to the baseline, uploads one after another, positions as int32:
-no computation. Of the methods all of whose runs cross the baseline.
+no computation. Of the methods all of whose runs cross the baseline. Apart: each run of the winner takes less than
+each of the next one.
 """
 
 
@@ -82,12 +83,16 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
     to_level = partial(_to_level, read)
     ranked = to_level("uplink_bits", "Uplink", levels[-1], words[-1])
     tuned = tuned_methods(entries, task)
+
+    def with_interval(level: float, word: str) -> tuple[OverSeeds, Given]:
+        column = to_level("uplink_bits", "Uplink", level, word)
+        key = column.key.replace("uplink_bits", "interval")
+        return column, Given(key, f"Interval ({word})", lambda one: column.statistics(one).interval(scientific))
+
     columns: list[Column] = [
         Given("step_size", "Step size", lambda one: one.config.task.step_size, "{:g}".format),
         Given("tuned", "Tuned", lambda one: "yes" if _is_tuned(one, tuned) else "no"),
-        *(to_level("uplink_bits", "Uplink", level, word) for level, word in zip(levels[:-1], words, strict=False)),
-        ranked,
-        Given("interval", "Interval", lambda one: ranked.statistics(one).interval(scientific)),
+        *(column for level, word in zip(levels, words, strict=True) for column in with_interval(level, word)),
         to_level("real_bits", "Both", levels[-1], words[-1]),
         to_level("rounds", "Rounds", levels[-1], words[-1], count),
         (last := final(series)),
@@ -97,7 +102,13 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
     caption = f"{task_name(task)}: bits and rounds of every method"
     notes = _NOTES.replace("LEVELS", " or ".join(words))
     winners = _winners(series)
-    return Table.of(caption, series, columns, notes, sections=(winners,) if winners.rows else (), paper=paper)
+    made = Table.of(caption, series, columns, notes, sections=(winners,) if winners.rows else (), paper=paper)
+    return replace(made, numbers=[_without_words(row) for row in made.rows])
+
+
+def _without_words(row: Row) -> dict[str, Any]:
+    """For the CSV, where an interval is two numbers."""
+    return {key: value for key, value in row.numbers.items() if not key.startswith("interval")}
 
 
 def _is_tuned(one: Series, tuned: set[str]) -> bool:
@@ -142,19 +153,22 @@ def _to_level(
         beyond = rows[rows[metric] > level] if rises(metric) else rows[rows[metric] < level]
         return None if beyond.empty else float(beyond[quantity].iloc[0])
 
-    return _ToLevel(f"{quantity}_to_{level:g}", f"{title} to {words}", of, form, "baseline", spread=True)
+    return _ToLevel(f"{quantity}_to_{level:g}", f"{title} to {words}", of, form, "baseline")
 
 
 def _winners(series: Sequence[Series]) -> Table:
     """Who takes the least modelled time to the baseline at each bandwidth, and by how much."""
     times = {one.label: found for one in series if (found := times_to_baseline(one)) is not None}
     rows = []
-    for place, bandwidth in enumerate(BANDWIDTHS if times else ()):
-        first, *others = sorted(times, key=lambda label: times[label][place])
-        second = others[0] if others else None
-        own = [f"{times[label][place]:,.4g}" if label else "" for label in (first, second)]
-        cells = (f"{bandwidth:.1E}", first, own[0], second or "", own[1])
-        numbers = {"bits_per_second": bandwidth, "winner": first, "seconds": times[first][place]}
-        rows.append(Row(cells, numbers | {"next": second, "next_seconds": times[second][place] if second else None}))
-    header = ("Bandwidth, bit/s", "Winner", "Seconds", "Next", "Seconds")
+    for place, bandwidth in enumerate(BANDWIDTHS):
+        ranked = sorted(((runs[:, place], label) for label, runs in times.items()), key=lambda item: item[0].mean())
+        if len(ranked) < 2:
+            return Table("", (), (), "")
+        (runs, first), (next_runs, second) = ranked[:2]
+        apart = bool(runs.max() < next_runs.min())
+        numbers = {"bits_per_second": bandwidth, "winner": first, "seconds": runs.mean()}
+        numbers |= {"next": second, "next_seconds": next_runs.mean(), "apart": apart}
+        told = (first, f"{runs.mean():,.4g}", second, f"{next_runs.mean():,.4g}", "yes" if apart else "no")
+        rows.append(Row((f"{bandwidth:.1E}", *told), numbers))
+    header = ("Bandwidth, bit/s", "Winner", "Seconds", "Next", "Seconds", "Apart")
     return Table("The winner at each bandwidth", header, tuple(rows), _BANDWIDTH_NOTES, name="bandwidth")

@@ -20,7 +20,7 @@ from sasg.report.panels import AXIS_LABELS, gap, legend, letter, line_of, percen
 from sasg.report.runs import Entry
 from sasg.report.series import Series, metric_of
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
-from sasg.report.time_figures import BANDWIDTHS, set_axes, times_to_baseline
+from sasg.report.time_figures import BANDWIDTHS, coinciding, set_axes, times_to_baseline
 
 _COSTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "uplink_bits": lambda totals: uplink_bits(totals, CODE),
@@ -28,7 +28,7 @@ _COSTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "rounds": lambda totals: totals["rounds"],
 }
 _GREY = "#8a8a8a"
-_LETTERS = 150  # of a line as wide as the page
+_LETTERS = 125  # of a line as wide as the page
 _FRONT: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 2.4, "zorder": 1.2}
 _FAR = 4.0
 """A point is left out that is so many times further from the best than the median point."""
@@ -196,7 +196,7 @@ def _left_out(series: Sequence[Series], found: Sequence[_Point], shown: Sequence
     without = [f"{one.label} ({one.status})" for one in series if one.runs and one.label not in known]
     missing = [one.label for one in series if not one.runs]
     told = [("further away", far), ("without a mean", without), ("not run", missing)]
-    return [line for words, names in told if names for line in wrap(f"{words}: {', '.join(names)}", _LETTERS)]
+    return [line for words, names in told if names for line in wrap(f"{words}: {'; '.join(names)}", _LETTERS)]
 
 
 def times(entries: Sequence[Entry]) -> Figure:
@@ -222,8 +222,9 @@ def times(entries: Sequence[Entry]) -> Figure:
             set_axes(axis)
             _draw_winners(axis, _winners(found[task]), appearance)
             never = sum(bool(one.runs) and one.label not in found[task] for one in series)
-            words = f"{never} of {len(series)} do not cross the baseline with all runs" if never else ""
-            axis.text(0.97, 0.95, words, transform=axis.transAxes, ha="right", fontsize=6)
+            words = coinciding({label: t for label, t in found[task].items() if label in appearance})
+            words += [f"{never} of {len(series)} do not cross the baseline with all runs"] if never else []
+            axis.text(0.97, 0.97, "\n".join(words), transform=axis.transAxes, ha="right", va="top", fontsize=6)
         drawn = {label for times in found.values() for label in times}
         shown = [look for label, look in appearance.items() if label in drawn]
         legend(figure, shown, [Line2D([], [], color=_GREY, linewidth=0.6, label="other methods")])
@@ -232,7 +233,7 @@ def times(entries: Sequence[Entry]) -> Figure:
 
 def _times_of(series: Sequence[Series]) -> dict[str, np.ndarray]:
     found = {one.label: times_to_baseline(one) for one in series}
-    return {label: times for label, times in found.items() if times is not None}
+    return {label: times.mean(axis=0) for label, times in found.items() if times is not None}
 
 
 def _winners(times: Mapping[str, np.ndarray]) -> list[str]:

@@ -87,10 +87,10 @@ def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = LATENCY)
             if gap((axis,), task, series):
                 continue
             times = {one.label: times_to_baseline(one, latency_seconds) for one in series if one.runs}
-            times = {label: found for label, found in times.items() if found is not None}
+            times = {label: found.mean(axis=0) for label, found in times.items() if found is not None}
             for place, (label, found) in enumerate(times.items()):
                 axis.plot(BANDWIDTHS, found, markevery=(place, 4), **line_of(appearance[label]))
-            words = [f"{one} and {other} coincide" for one, other in _alike(times)]
+            words = coinciding(times)
             if never := [one.label for one in series if one.runs and one.label not in times]:
                 words.append(f"no mean, since not all runs\ncross the baseline: {', '.join(never)}")
             axis.text(0.03, 0.03, "\n".join(words), transform=axis.transAxes, fontsize=6)
@@ -99,11 +99,11 @@ def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = LATENCY)
         return figure
 
 
-def _alike(times: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Pairs of lines of which one hides the other."""
+def coinciding(times: Mapping[str, np.ndarray]) -> list[str]:
+    """Of which lines one hides the other, in words."""
     labels = list(times)
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    return [(a, b) for a, b in pairs if np.abs(np.log(times[a] / times[b])).max() < _ALIKE]
+    return [f"{a} and {b} coincide" for a, b in pairs if np.abs(np.log(times[a] / times[b])).max() < _ALIKE]
 
 
 def set_axes(axis: Axes) -> None:
@@ -114,14 +114,14 @@ def set_axes(axis: Axes) -> None:
 
 
 def times_to_baseline(one: Series, latency: float = LATENCY) -> np.ndarray | None:
-    """Mean seconds to the baseline at each of `BANDWIDTHS`; None unless there are runs and all cross it.
+    """Seconds to the baseline, [runs, BANDWIDTHS]; None unless there are runs and all cross it.
 
     Uploads come one at a time, so that the time is that of all latencies and that of all bits.
     """
     if not one.runs or not all(run.crossing for run in one.runs):
         return None
     of_latencies, of_bits = (
-        np.mean([seconds_to_baseline(run, link) for run in one.runs])
+        np.array([[seconds_to_baseline(run, link)] for run in one.runs])
         for link in (Link(latency_seconds=latency), Link(1.0, 1.0))
     )
     return of_latencies + of_bits / BANDWIDTHS
