@@ -38,7 +38,7 @@ help:
 	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
 	@echo "make reproduce-sensitivity     SASG on MNIST: D, alpha, density, number of workers (hours on a CPU)"
 	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (hours on a CPU)"
-	@echo "make reproduce-frontier        every method by one ledger; TASKS=mnist SEEDS=1: about two hours on two cores;"
+	@echo "make reproduce-frontier        every method by one ledger; TASKS=mnist SEEDS=1: hours on a CPU;"
 	@echo "                               TUNED=true chooses each method's step size first"
 	@echo "make scale             time, memory and bits of an iteration with 10, 100 and 1,000 workers (DATA=folder)"
 	@echo "make distributed       SASG on processes of this machine; TASKS=mnist chooses the task"
