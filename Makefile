@@ -37,7 +37,7 @@ help:
 	@echo "make reproduce-gdsec   GD-SEC and others on convex problems (5 minutes; TASKS leaves out the one that needs MNIST)"
 	@echo "make reproduce-published-draws MNIST with the random draws of the published notebook (half an hour on two cores)"
 	@echo "make reproduce-sensitivity     SASG on MNIST: D, alpha, density, number of workers (hours on a CPU)"
-	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (hours on a CPU)"
+	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (a GPU's work)"
 	@echo "make reproduce-frontier        every method by one ledger; TASKS=mnist SEEDS=1: hours on a CPU;"
 	@echo "                               TUNED=true chooses each method's step size first"
 	@echo "make scale             time, memory and bits of an iteration with 10, 100 and 1,000 workers (DATA=folder)"

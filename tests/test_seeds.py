@@ -29,7 +29,7 @@ def test_the_study_has_the_papers_seeds_and_forty():
     study = load_study("seeds")
     assert set(study.seeds) == {*range(1, 41), 1, 19, 31, 42, 80} and len(study.seeds) == 42
     configs: list[Config] = study_configs("seeds", "runs")
-    assert len(configs) == 4 * 42 and {(c.device, c.precision) for c in configs} == {("cpu", "fp32")}
+    assert len(configs) == 4 * 42 and len({c.device for c in configs} - {"auto"}) == 1  # one kind of device
 
 
 def test_means_of_all_groups():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sasg.report.columns import Column, Given, OverSeeds, count, final, scientific
@@ -31,7 +32,7 @@ tuning); the others are at the task's. In the order of uplink bits to the last o
 """
 _BANDWIDTH_NOTES = """Modelled seconds of communication to the baseline, uploads one after another, positions as int32:
 no computation. Of the methods all of whose runs cross the baseline. Apart: each run of the winner takes less than
-each of the next one.
+each of the next one, where both have several.
 """
 
 
@@ -157,18 +158,23 @@ def _to_level(
 
 
 def _winners(series: Sequence[Series]) -> Table:
-    """Who takes the least modelled time to the baseline at each bandwidth, and by how much."""
+    """Who takes the least modelled time to the baseline at each bandwidth, and by how much; no rows without a second."""
     times = {one.label: found for one in series if (found := times_to_baseline(one)) is not None}
     rows = []
-    for place, bandwidth in enumerate(BANDWIDTHS):
-        ranked = sorted(((runs[:, place], label) for label, runs in times.items()), key=lambda item: item[0].mean())
-        if len(ranked) < 2:
-            return Table("", (), (), "")
-        (runs, first), (next_runs, second) = ranked[:2]
-        apart = bool(runs.max() < next_runs.min())
-        numbers = {"bits_per_second": bandwidth, "winner": first, "seconds": runs.mean()}
-        numbers |= {"next": second, "next_seconds": next_runs.mean(), "apart": apart}
-        told = (first, f"{runs.mean():,.4g}", second, f"{next_runs.mean():,.4g}", "yes" if apart else "no")
-        rows.append(Row((f"{bandwidth:.1E}", *told), numbers))
+    for place, bandwidth in enumerate(BANDWIDTHS if len(times) > 1 else ()):
+        of_each = {label: runs[:, place] for label, runs in times.items()}
+        first, second = sorted(of_each, key=lambda label: of_each[label].mean())[:2]
+        seconds = [float(of_each[label].mean()) for label in (first, second)]
+        values = (first, seconds[0], second, seconds[1], _apart(of_each[first], of_each[second]))
+        keys = ("winner", "seconds", "next", "next_seconds", "apart")
+        told = (value if isinstance(value, str) else f"{value:,.4g}" for value in values)
+        rows.append(Row((f"{bandwidth:.1E}", *told), {"bits_per_second": bandwidth, **dict(zip(keys, values))}))
     header = ("Bandwidth, bit/s", "Winner", "Seconds", "Next", "Seconds", "Apart")
     return Table("The winner at each bandwidth", header, tuple(rows), _BANDWIDTH_NOTES, name="bandwidth")
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """Whether each of our runs takes less than each of theirs."""
+    if min(len(ours), len(theirs)) < 2:
+        return "one run"
+    return "yes" if ours.max() < theirs.min() else "no"
