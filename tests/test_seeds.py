@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from itertools import combinations
 from math import comb, inf
 
@@ -19,7 +20,7 @@ from sasg.report.writing import write_part
 @pytest.fixture
 def entries(tmp_path) -> list[Entry]:
     """Runs of seven seeds of SGD, one of which never crosses; nothing else is run."""
-    configs = [c for c in study_configs("seeds", str(tmp_path / "runs")) if c.seed <= 7]
+    configs = [replace(c, device="cpu") for c in study_configs("seeds", str(tmp_path / "runs")) if c.seed <= 7]
     for config in (c for c in configs if c.algorithm["name"] == "sgd"):
         finish(config, None if config.seed == 7 else 50000 + 4000 * config.seed)
     return look_up(configs)

@@ -158,7 +158,7 @@ def _to_level(
 
 
 def _winners(series: Sequence[Series]) -> Table:
-    """Who takes the least modelled time to the baseline at each bandwidth, and by how much; no rows without a second."""
+    """Who takes the least modelled time to the baseline at each bandwidth, and who comes next; no rows without both."""
     times = {one.label: found for one in series if (found := times_to_baseline(one)) is not None}
     rows = []
     for place, bandwidth in enumerate(BANDWIDTHS if len(times) > 1 else ()):
