@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.study import CONF, load_study, study_configs
+from experiments.tuning import with_tuning
 from sasg.errors import UserError
 from sasg.parts import build, resolve
 from sasg.report import html, tables
@@ -24,6 +25,7 @@ from sasg.report.html import Page, Part
 from sasg.report.runs import Entry, entries_in, look_up
 from sasg.report.series import in_usual_order
 from sasg.report.time_figures import MEASURED
+from sasg.report.tuning import without_trials
 from sasg.report.writing import Table
 
 OURS = CONF.parent / "results" / "runs"  # in a checkout
@@ -77,14 +79,15 @@ def _suite(runs_dir: Path) -> list[Part]:
 
 def _study(name: str, runs_dir: Path) -> Part:
     """A study's runs, finished or not, and its tables."""
-    entries = look_up(study_configs(name, str(runs_dir)))
+    study = load_study(name)
+    entries = look_up(with_tuning(study, study_configs(name, str(runs_dir))))
     made = []
-    for number, part in enumerate(load_study(name).report):
+    for number, part in enumerate(study.report):
         where, spec = f"report[{number}]", {key: value for key, value in part.items() if key != "file"}
         function, _ = resolve(where, spec, ("entries",))
         if typing.get_type_hints(function).get("return") is Table:
             made.append(build(where, spec, entries=entries))
-    return Part(name, entries, [table for table in made if table.rows])
+    return Part(name, without_trials(entries), [table for table in made if table.rows])
 
 
 def _runs(name: str, entries: Sequence[Entry]) -> Part:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from experiments.study import Study, Tuning
 from sasg.config import Config, digest
 from sasg.errors import UserError
-from sasg.report.judging import judged_by, rises
 from sasg.report.runs import Entry, look_up
-from sasg.report.tuning import HELD_OUT
+from sasg.report.tuning import HELD_OUT, best
 
 _FARTHEST = 2.0**10
 """No factor beyond this one, or below its inverse, is tried."""
@@ -43,10 +42,10 @@ def outcome(config: Config, tuning: Tuning) -> Outcome:
         trials = tuple(tried[factor] for factor in sorted(tried))
         if any(entry.run is None for entry in trials):
             return Outcome(trials, None)
-        best = _best(tried)
-        beyond = [f for f, at_end in ((best / 2, min(tried)), (2 * best, max(tried))) if best == at_end]
+        chosen = best({factor: entry.run for factor, entry in tried.items() if entry.run})
+        beyond = [f for f, end in ((chosen / 2, min(tried)), (2 * chosen, max(tried))) if chosen == end]
         wanted = [factor for factor in beyond if 1 / _FARTHEST <= factor <= _FARTHEST]
-    return Outcome(trials, best)
+    return Outcome(trials, chosen)
 
 
 def _trial(config: Config, tuning: Tuning, factor: float) -> Config:
@@ -57,21 +56,6 @@ def _trial(config: Config, tuning: Tuning, factor: float) -> Config:
         epochs=tuning.epochs,
         seed=tuning.seed,
     )
-
-
-def _best(tried: dict[float, Entry]) -> float:
-    """The factor whose trial ended best; of equals, and where all diverged, the smallest."""
-
-    def place(factor: float) -> tuple[float, float]:
-        run = tried[factor].run
-        assert run is not None
-        if run.status != "finished":
-            return float("inf"), factor
-        metric = judged_by(run)
-        value = run.summary["final"][metric]
-        return -value if rises(metric) else value, factor
-
-    return min(tried, key=place)
 
 
 def with_tuning(study: Study, configs: Sequence[Config]) -> list[Config]:

@@ -110,6 +110,8 @@ BUILT_IN = {
     "votes": "sasg.report.vote_table.table",
     "sensitivity": "sasg.report.sensitivity.table",
     "seeds": "sasg.report.seeds.table",
+    "frontier": "sasg.report.frontier.table",
+    "tuning": "sasg.report.tuning.table",
     # and figures
     "accuracy": "sasg.report.figures.accuracy",
     "accuracy_and_loss": "sasg.report.figures.accuracy_and_loss",
@@ -122,6 +124,8 @@ BUILT_IN = {
     "real_bits": "sasg.report.figures.real_bits",
     "sensitivity_figure": "sasg.report.sensitivity.figure",
     "seeds_figure": "sasg.report.seeds.figure",
+    "frontier_points": "sasg.report.frontier_figures.points",
+    "frontier_times": "sasg.report.frontier_figures.times",
     "thresholds": "sasg.report.figures.thresholds",
     "time_to_baseline": "sasg.report.time_figures.time_to_baseline",
     "uploads": "sasg.report.figures.uploads",

@@ -39,6 +39,7 @@ def main() -> int:
     runs = [entry.run for entry in look_up(configs) if entry.run]
     if not runs:
         raise UserError(f"{options.study}: none of its runs has ended in {options.source}")
+    options.into.mkdir(parents=True, exist_ok=True)
     path = options.into / f"{study_name(options.study)}{SUFFIX}"
     number = pack(path, [run.content for run in runs])
     print(f"{path}: {number} runs, {path.stat().st_size:,} bytes")

@@ -91,6 +91,19 @@ class TestStreams:
         number_streams(parts)
         assert parts.two.quantise.draws.number == 0
 
+    @pytest.mark.parametrize("count", [0, 4095, 4097, 10_000])
+    def test_in_pieces_they_are_what_they_are_at_once(self, count, monkeypatch):
+        found = []
+        for piece in (4096, 10**9):
+            monkeypatch.setattr("sasg.algorithms.parts.draws._PIECE", piece)
+            part = Part()
+            part.draws = Draws()
+            number_streams(part)
+            part.setup(workspace())
+            found.append((part.draws.per_worker(count), part.draws.shared(count)))
+        for first, second in zip(*found, strict=True):
+            assert torch.equal(first, second) and first.shape[-1] == count
+
     def test_draws_that_come_too_late_are_refused(self):
         with pytest.raises(UserError, match="make it in __init__"):
             Draws().setup(workspace())

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from dataclasses import replace
 from itertools import combinations
 from math import comb, inf
 
@@ -19,7 +20,7 @@ from sasg.report.writing import write_part
 @pytest.fixture
 def entries(tmp_path) -> list[Entry]:
     """Runs of seven seeds of SGD, one of which never crosses; nothing else is run."""
-    configs = [c for c in study_configs("seeds", str(tmp_path / "runs")) if c.seed <= 7]
+    configs = [replace(c, device="cpu") for c in study_configs("seeds", str(tmp_path / "runs")) if c.seed <= 7]
     for config in (c for c in configs if c.algorithm["name"] == "sgd"):
         finish(config, None if config.seed == 7 else 50000 + 4000 * config.seed)
     return look_up(configs)
@@ -29,7 +30,7 @@ def test_the_study_has_the_papers_seeds_and_forty():
     study = load_study("seeds")
     assert set(study.seeds) == {*range(1, 41), 1, 19, 31, 42, 80} and len(study.seeds) == 42
     configs: list[Config] = study_configs("seeds", "runs")
-    assert len(configs) == 4 * 42 and {(c.device, c.precision) for c in configs} == {("cpu", "fp32")}
+    assert len(configs) == 4 * 42 and len({c.device for c in configs} - {"auto"}) == 1  # one kind of device
 
 
 def test_means_of_all_groups():

@@ -104,8 +104,8 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
         found = [(one.setting(key), _values(one, column)) for one in own]
         known = [(x, values) for x, values in found if values]
         means = [sum(values) / len(values) for _, values in known]
-        below = [mean - min(values) for mean, (_, values) in zip(means, known, strict=True)]
-        above = [max(values) - mean for mean, (_, values) in zip(means, known, strict=True)]
+        below = [max(0.0, mean - min(values)) for mean, (_, values) in zip(means, known, strict=True)]
+        above = [max(0.0, max(values) - mean) for mean, (_, values) in zip(means, known, strict=True)]
         line = line_of(look)
         axis.errorbar([x for x, _ in known], means, yerr=[below, above], elinewidth=0.7, capsize=1.5, **line)
         if never := [one.setting(key) for one in own if _never(one, column)]:

@@ -25,6 +25,12 @@ from sasg.report.times import links, seconds, seconds_to_baseline
 MEASURED = CONF.parent / "results" / "table3" / "table3.csv"
 """Our Table III, where it was measured."""
 
+BANDWIDTHS = np.geomspace(1e6, 1e11, 16)
+"""Bits per second of every link, up and down."""
+
+LATENCY = 0.0001
+"""Seconds, one way."""
+
 _MARK = {"color": "black", "markersize": 4, "fillstyle": "none", "linestyle": ""}
 _MARKS = {
     "published": {**_MARK, "marker": "x", "label": "Table III, published"},
@@ -67,12 +73,11 @@ def communication_time(entries: Sequence[Entry], task: str, link: str, measured:
         return figure
 
 
-def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = 0.0001) -> Figure:
+def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = LATENCY) -> Figure:
     """Modelled communication time to the baseline against the bandwidth of all links, a panel per task.
 
     Uploads one at a time, flags and downloads, up to the crossing; no computation. A line is the mean over the seeds.
     """
-    bandwidths = np.geomspace(1e6, 1e11, 16)
     tasks = by_task(all_series(entries))
     with drawing():
         figure, (axes,) = new_figure(PAGE, 2.3, 1, len(tasks))
@@ -81,34 +86,45 @@ def time_to_baseline(entries: Sequence[Entry], latency_seconds: float = 0.0001) 
             axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
             if gap((axis,), task, series):
                 continue
-            times = {one.label: _times(one, bandwidths, latency_seconds) for one in series if one.runs}
-            times = {label: found for label, found in times.items() if found is not None}
+            times = {one.label: times_to_baseline(one, latency_seconds) for one in series if one.runs}
+            times = {label: found.mean(axis=0) for label, found in times.items() if found is not None}
             for place, (label, found) in enumerate(times.items()):
-                axis.plot(bandwidths, found, markevery=(place, 4), **line_of(appearance[label]))
-            words = [f"{one} and {other} coincide" for one, other in _alike(times)]
+                axis.plot(BANDWIDTHS, found, markevery=(place, 4), **line_of(appearance[label]))
+            words = coinciding(times)
             if never := [one.label for one in series if one.runs and one.label not in times]:
                 words.append(f"no mean, since not all runs\ncross the baseline: {', '.join(never)}")
             axis.text(0.03, 0.03, "\n".join(words), transform=axis.transAxes, fontsize=6)
-            axis.set(xscale="log", yscale="log", xlabel="bandwidth of each link, bit/s")
-            axis.set_xlim(bandwidths[0] / 2, bandwidths[-1] * 2)
-            axis.set_ylabel("communication seconds\nto the baseline (modelled)")
+            set_axes(axis)
         legend(figure, appearance.values())
         return figure
 
 
-def _alike(times: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Pairs of lines of which one hides the other."""
+def coinciding(times: Mapping[str, np.ndarray]) -> list[str]:
+    """Of which lines one hides the other, in words."""
     labels = list(times)
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    return [(a, b) for a, b in pairs if np.abs(np.log(times[a] / times[b])).max() < _ALIKE]
+    return [f"{a} and {b} coincide" for a, b in pairs if np.abs(np.log(times[a] / times[b])).max() < _ALIKE]
 
 
-def _times(one: Series, bandwidths: np.ndarray, latency: float) -> np.ndarray | None:
-    """Mean seconds to the baseline at each bandwidth; None unless all runs cross it."""
-    if not all(run.crossing for run in one.runs):
+def set_axes(axis: Axes) -> None:
+    """For seconds against bandwidth."""
+    axis.set(xscale="log", yscale="log", xlabel="bandwidth of each link, bit/s")
+    axis.set_xlim(BANDWIDTHS[0] / 2, BANDWIDTHS[-1] * 2)
+    axis.set_ylabel("communication seconds\nto the baseline (modelled)")
+
+
+def times_to_baseline(one: Series, latency: float = LATENCY) -> np.ndarray | None:
+    """Seconds to the baseline, [runs, BANDWIDTHS]; None unless there are runs and all cross it.
+
+    Uploads come one at a time, so that the time is that of all latencies and that of all bits.
+    """
+    if not one.runs or not all(run.crossing for run in one.runs):
         return None
-    of_link = [Link(bandwidth, bandwidth, latency) for bandwidth in bandwidths]
-    return np.array([np.mean([seconds_to_baseline(run, link) for run in one.runs]) for link in of_link])
+    of_latencies, of_bits = (
+        np.array([[seconds_to_baseline(run, link)] for run in one.runs])
+        for link in (Link(latency_seconds=latency), Link(1.0, 1.0))
+    )
+    return of_latencies + of_bits / BANDWIDTHS
 
 
 def _with_seconds(run: Run, link: Link) -> pd.DataFrame:

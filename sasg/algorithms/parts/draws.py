@@ -11,6 +11,9 @@ from sasg.algorithms.algorithm import Part, Workspace
 from sasg.errors import UserError
 from sasg.randomness import GAMMA, Purpose, bits, mixed, shifted, signed
 
+_PIECE = 4096
+"""So many numbers of each worker at a time on a CPU, whose caches hold them then."""
+
 
 class Stream(Part):
     """A word of 64 bits that no other stream of the same method has: what a part's draws begin with.
@@ -61,8 +64,17 @@ class Draws(Stream):
 
     def _uniform(self, stream: Tensor | int, count: int) -> Tensor:
         key = mixed(mixed(self.iteration * GAMMA + self._key) + stream * GAMMA)
-        numbers = mixed(key + torch.arange(1, count + 1, device=self.iteration.device) * GAMMA)
         self.iteration.add_(1)
+        numbers = key.new_empty((*key.shape[:-1], count), dtype=self._dtype)
+        piece = _PIECE if key.device.type == "cpu" else max(1, count)
+        for start in range(0, count, piece):
+            end = min(start + piece, count)
+            self._fill(numbers[..., start:end], key, start)
+        return numbers
+
+    def _fill(self, out: Tensor, key: Tensor, start: int) -> None:
+        """Those from position `start` on."""
+        positions = torch.arange(start + 1, start + 1 + out.shape[-1], device=out.device)
         # as many bits as the type holds exactly, so that 1 is never reached
         kept = 53 if self._dtype == torch.float64 else 24
-        return shifted(numbers, 64 - kept).to(self._dtype) * 2.0**-kept
+        out.copy_(shifted(mixed(key + positions * GAMMA), 64 - kept)).mul_(2.0**-kept)
