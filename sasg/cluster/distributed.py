@@ -15,7 +15,7 @@ from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Coded, Positions, Reply, Update, Values
-from sasg.cluster.stopwatch import Stopwatch
+from sasg.cluster.stopwatch import DeviceStopwatch, Stopwatch
 from sasg.cluster.transport import SERVER, Transport
 from sasg.cluster.wire import Wire, WireFormat
 from sasg.errors import UserError
@@ -41,8 +41,6 @@ class DistributedCluster(Cluster):
     together while they take up to TOGETHER_BYTES.
     """
 
-    capturable = False
-
     def __init__(
         self,
         num_workers: int,
@@ -59,7 +57,7 @@ class DistributedCluster(Cluster):
         self.is_server = transport.is_server
         self.share_of_work = (transport.rank, transport.size)
         self.ledger = Ledger(num_workers, device)
-        self.stopwatch = Stopwatch(device)
+        self.stopwatch = DeviceStopwatch() if device.type == "cuda" else Stopwatch()
         self.wire = wire
         self._local_rank = local_rank
         self._reception = reception
@@ -69,6 +67,9 @@ class DistributedCluster(Cluster):
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
         check_uploads(payload, len(self.workers), sent)
+        return self.outside(lambda: self._exchange(payload, sent, server, reply))
+
+    def _exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply) -> Tensor | None:
         form = WireFormat.of(payload, self.wire)
         self.stopwatch.enter("upload")
         if self.is_server:
@@ -291,6 +292,9 @@ class DistributedCluster(Cluster):
         return self._buffer("update", sparse.size * sparse.dtype.itemsize)[: sparse.num_bytes]
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
+        return self.outside(lambda: self._request(asked, parameters))
+
+    def _request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
         self.stopwatch.enter("download")
         if self.is_server:
             self.ledger.count_request(asked, parameters)

@@ -1,6 +1,7 @@
 """Messages between the processes of a distributed run: bytes, counted, with names for what goes wrong."""
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -60,7 +61,7 @@ class Transport:
         """Send to one rank; returns when `tensor` may be overwritten."""
         data = _bytes(tensor)
         with self._waiting_for(rank):
-            dist.isend(data, rank).wait(timedelta(seconds=self._timeout_s))
+            self._finish(dist.isend(data, rank), data)
         self.sent[kind] += data.numel()
 
     def receive(self, tensor: Tensor, rank: int, kind: str) -> None:
@@ -78,7 +79,7 @@ class Transport:
 
         def wait() -> None:
             with self._waiting_for(rank):
-                work.wait(timedelta(seconds=self._timeout_s))
+                self._finish(work, data)
             self.received[kind] += data.numel() if num_bytes is None else num_bytes
 
         return wait
@@ -87,8 +88,16 @@ class Transport:
         """Overwrite `tensor` in every rank by the server's; counted once at the server, whoever relays it."""
         data = _bytes(tensor)
         with self._waiting_for(*(self.others if self.is_server else [SERVER])):
-            dist.broadcast(data, SERVER, async_op=True).wait(timedelta(seconds=self._timeout_s))
+            self._finish(dist.broadcast(data, SERVER, async_op=True), data)
         (self.sent if self.is_server else self.received)[kind] += data.numel()
+
+    def _finish(self, work: dist.Work, data: Tensor) -> None:
+        """Wait until it is done. NCCL's own waiting with a time-out sleeps for a millisecond at a time."""
+        deadline = time.monotonic() + self._timeout_s
+        while data.is_cuda and not work.is_completed():
+            if time.monotonic() > deadline:
+                raise RuntimeError("timed out")
+        work.wait(timedelta(seconds=self._timeout_s))
 
     @contextlib.contextmanager
     def _waiting_for(self, *ranks: int) -> Iterator[None]:

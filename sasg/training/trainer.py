@@ -79,8 +79,8 @@ class Trainer:
             self.num_iterations = min(self.num_iterations, config.max_iterations)
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
-        self._captures = device.type == "cuda" and cluster.capturable and self.problem.choice.capturable
-        self._run_step: Callable[[], None] = Captured(self._step) if self._captures else self._step
+        self._captures = device.type == "cuda" and self.problem.choice.capturable
+        self._run_step = self._new_step()
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
         self.problem.oracle.stopwatch = cluster.stopwatch
 
@@ -102,12 +102,16 @@ class Trainer:
         self._run_step()
         self.iteration += 1
 
+    def _new_step(self) -> Callable[[], None]:
+        """The step, to be captured where it can be."""
+        return Captured(self._step, self.cluster, self.problem.oracle.resumed) if self._captures else self._step
+
     def _start_epoch(self, position: int) -> None:
         self.problem.batches.start_epoch(self.epoch)
         phase = self.algorithm.phase
         self.algorithm.begin_epoch(self.epoch, self.schedule)
         if self._captures and self.algorithm.phase != phase:
-            self._run_step = Captured(self._step)
+            self._run_step = self._new_step()
         self._proximal_step.fill_(self.schedule(self.epoch) * self.cluster.num_workers)
         self.problem.oracle.go_to(position * self.algorithm.local_steps)
 
