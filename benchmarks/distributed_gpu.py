@@ -295,8 +295,9 @@ def _write(options: argparse.Namespace, done: list[Kind], found: dict, drawn: bo
     shares = "; ".join(f"{ranks}: {' + '.join(map(str, sizes))}" for ranks, sizes in held.items())
     n, first = options.iterations, options.after
     captured = (
-        " Iterations are captured graphs, distributed ones in parts, with exchanges between them; simulated methods are "
-        "timed side by side, each on a GPU of its own where there are enough. More ranks than GPUs share them, over gloo alone."
+        " Iterations are captured graphs, distributed ones in parts, with exchanges between them; simulated methods "
+        "are timed side by side, each on a GPU of its own where there are enough. More ranks than GPUs share them, "
+        "over gloo alone."
         if options.device == "cuda"
         else ""
     )
