@@ -94,7 +94,7 @@ class Transport:
     def _finish(self, work: dist.Work, data: Tensor) -> None:
         """Wait until it is done. NCCL's own waiting with a time-out sleeps for a millisecond at a time."""
         deadline = time.monotonic() + self._timeout_s
-        while data.is_cuda and not work.is_completed():
+        while data.device.type == "cuda" and not work.is_completed():
             if time.monotonic() > deadline:
                 raise RuntimeError("timed out")
         work.wait(timedelta(seconds=self._timeout_s))
