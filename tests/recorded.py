@@ -18,22 +18,32 @@ class RecordedOperations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.num_graphs = 0
+        self._is_at_it = False
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        yield
+        try:
+            yield
+        finally:
+            if self._is_at_it:  # an error came between
+                self._undo()
 
     def begin(self) -> None:
         self._done, self._before, self._own = [], {}, set()
+        self._is_at_it = True
         self.__enter__()
 
-    def end(self):
+    def _undo(self) -> None:
         self.__exit__(None, None, None)
+        self._is_at_it = False
         for tensor, contents in self._before.values():
             tensor.copy_(contents)
+
+    def end(self):
+        self._undo()
         self.num_graphs += 1
         operations = self._done
 

@@ -63,7 +63,9 @@ class Toy:
 def run_toy(config: ClusterConfig, captures: bool) -> dict:
     with open_cluster(config, CPU) as cluster:
         toy, recorder, resumed = Toy(cluster), RecordedOperations(), []
-        step = Captured(toy.step, cluster, lambda: resumed.append(True), recorder) if captures else toy.step
+        step = toy.step
+        if captures:
+            step = Captured(toy.step, cluster, lambda: resumed.append(True), recorder=recorder)
         for _ in range(CALLS):
             step()
         return {
@@ -111,20 +113,41 @@ def test_recorded_operations_have_no_effect_before_they_are_replayed():
     recorder.end()
 
 
+def test_what_cannot_be_captured_is_run_as_it_is_and_told_once():
+    """A value is read after an exchange: nothing was done before, so that the result is that of the plain step."""
+    cluster = SimulatedCluster(1, CPU)
+    before, told, results = cluster.outside, [], []
+    for captures in (False, True):
+        state = torch.ones(2, dtype=torch.float64)
+
+        def step(state=state):
+            state.mul_(2)
+            state.add_(cluster.outside(lambda: state.sum()))
+            state.mul_(state.max().item())
+
+        done = Captured(step, cluster, tell=told.append, recorder=RecordedOperations()) if captures else step
+        for _ in range(WARM_UP + 2):
+            done()
+        results.append(state)
+    assert torch.equal(*results)
+    (words,) = told
+    assert words.startswith("iterations are not captured as CUDA graphs") and "a value is read" in words
+    assert cluster.outside is before
+
+
 def test_an_error_outside_leaves_the_cluster_as_it_was():
     cluster = SimulatedCluster(1, CPU)
-    before = cluster.outside
+    before, works = cluster.outside, [lambda: None] * (WARM_UP + 1)
 
     def failing():
         raise RuntimeError("lost")
 
-    works = [lambda: None] * WARM_UP + [failing]
-    step = Captured(lambda: cluster.outside(works.pop(0)), cluster, recorder=RecordedOperations())
-    for _ in range(WARM_UP):
+    step = Captured(lambda: cluster.outside(lambda: works.pop()()), cluster, recorder=RecordedOperations())
+    for _ in range(WARM_UP + 1):
         step()
+    works.append(failing)
     with pytest.raises(RuntimeError, match="lost"):
         step()
-    assert not works
     assert cluster.outside is before
 
 

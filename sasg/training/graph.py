@@ -2,13 +2,17 @@
 
 import contextlib
 import gc
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sasg.cluster import Cluster
+from sasg.cluster.cluster import Outside, at_once
+from sasg.gradients.admission import reason
 
 WARM_UP = 3
 
@@ -19,13 +23,13 @@ class Recorder(Protocol):
     """Records work on tensors, to be done again on the same memory."""
 
     def at_work(self) -> contextlib.AbstractContextManager[None]:
-        """Around all that is recorded, and what is done in between and before."""
+        """Around all that is recorded, and what is done before."""
 
     def recording(self) -> contextlib.AbstractContextManager[None]:
-        """Around all that is recorded, within `at_work`."""
+        """Around all that is recorded, within `at_work`; an error that leaves it ends the recording."""
 
     def begin(self) -> None:
-        """What follows is recorded, and not done yet."""
+        """What follows is recorded, and not done."""
 
     def end(self) -> Part:
         """Recorded until here: the result does it."""
@@ -36,8 +40,9 @@ class Captured:
 
     The function must do the same work on the same tensors in every call, never wait for the device, and make its
     decisions on the device. Tensors that live on between calls must exist after the first ones. What its cluster does
-    `outside` is no part of a graph: there one graph ends, the work is done, as in every call from then on, and the
-    next graph begins, for which its result lies in memory that stays.
+    `outside` is no part of a graph: there one graph ends, and the next one begins; its result is copied to memory
+    that stays. A function that cannot be captured is run as it is in every call, on whatever cluster: nothing is done
+    before all of it is captured, and processes need not agree.
     """
 
     def __init__(
@@ -45,66 +50,80 @@ class Captured:
         function: Callable[[], None],
         cluster: Cluster,
         resumed: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = warnings.warn,
         recorder: Recorder | None = None,
     ):
-        """resumed: called where a graph begins after work outside; recorder: `CudaGraphs` unless given."""
+        """resumed: called where a graph begins after work outside; tell: gets the reason why nothing is captured.
+
+        recorder: `CudaGraphs` unless given.
+        """
         self._function = function
         self._cluster = cluster
         self._resumed = resumed
+        self._tell = tell
         self._recorder = recorder or CudaGraphs()
         self._calls = 0
-        self._parts: list[Part] = []
-        self._is_captured = False
+        self._results: list[Tensor | None] = []  # of the work outside, in the order of an iteration
+        self._parts: list[Part] | None = None
 
     def __call__(self) -> None:
-        if self._is_captured:
+        if self._parts is None and self._calls == WARM_UP:
+            with self._recorder.at_work():
+                self._parts = self._captured()
+        if self._parts is not None:
             for part in self._parts:
                 part()
             return
-        with self._recorder.at_work():
-            if self._calls < WARM_UP:
-                self._calls += 1
-                self._function()
-                return
-            self._capture()
+        self._calls += 1
+        with self._recorder.at_work(), self._outside(self._remember if self._calls == WARM_UP else at_once):
+            self._function()
 
-    def _capture(self) -> None:
-        """The call that records: it does all the work, too, each part when it is recorded."""
-        before, self._cluster.outside = self._cluster.outside, self._outside
+    @contextlib.contextmanager
+    def _outside(self, instead: Outside) -> Iterator[None]:
+        before, self._cluster.outside = self._cluster.outside, instead
         try:
-            with self._recorder.recording():
-                self._recorder.begin()
-                self._function()
-                self._end()
+            yield
         finally:
             self._cluster.outside = before
-        self._is_captured = True
 
-    def _end(self) -> None:
-        replay = self._recorder.end()
-        stopwatch = self._cluster.stopwatch
-        marks = stopwatch.captured()
-
-        def part() -> None:
-            stopwatch.replay(replay, marks)
-
-        self._parts.append(part)
-        part()
-
-    def _outside(self, work: Callable[[], Tensor | None]) -> Tensor | None:
-        self._end()
+    def _remember(self, work: Callable[[], Tensor | None]) -> Tensor | None:
         result = work()
-        kept = None if result is None else result.clone()
+        self._results.append(None if result is None else result.clone())
+        return self._results[-1]
 
-        def part() -> None:
-            result = work()
-            if kept is not None:
-                kept.copy_(result)
+    def _captured(self) -> list[Part]:
+        """The parts of an iteration; if it cannot be captured, there is one: the function itself."""
+        parts: list[Part] = []
+        stopwatch, recorder = self._cluster.stopwatch, self._recorder
+        results = iter(self._results)
 
-        self._parts.append(part)
-        self._recorder.begin()
-        self._resumed()
-        return kept
+        def end() -> None:
+            parts.append(partial(stopwatch.replay, recorder.end(), stopwatch.captured()))
+
+        def outside(work: Callable[[], Tensor | None]) -> Tensor | None:
+            end()
+            kept = next(results)
+            parts.append(partial(_do_outside, work, kept))
+            recorder.begin()
+            self._resumed()
+            return kept
+
+        try:
+            with recorder.recording(), self._outside(outside):
+                recorder.begin()
+                self._function()
+                end()
+        except Exception as error:
+            stopwatch.captured()  # of a part that there is not
+            self._tell(f"iterations are not captured as CUDA graphs, which is slower ({reason(error)})")
+            return [self._function]
+        return parts
+
+
+def _do_outside(work: Callable[[], Tensor | None], kept: Tensor | None) -> None:
+    result = work()
+    if kept is not None:
+        kept.copy_(result)
 
 
 class CudaGraphs:
@@ -137,6 +156,7 @@ class CudaGraphs:
             if self._graph is not None:  # an error came between: its own words matter, not that the capture has failed
                 with contextlib.suppress(RuntimeError):
                     self._graph.capture_end()
+                self._graph = None
             if was_enabled:
                 gc.enable()
 
@@ -146,6 +166,6 @@ class CudaGraphs:
         self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
 
     def end(self) -> Part:
+        self._graph.capture_end()  # an error leaves the graph, to be ended by `recording`
         graph, self._graph = self._graph, None
-        graph.capture_end()
         return graph.replay

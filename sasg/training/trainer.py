@@ -1,5 +1,6 @@
 """A method at work on a problem: iterations, evaluations, and the state between them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,7 @@ def build_algorithm(config: Config) -> Algorithm:
 
 
 class Trainer:
-    """One run's moving parts. `iteration` counts the iterations done."""
+    """One run's moving parts. `iteration` counts the iterations done; `tell` gets what people should know of it."""
 
     def __init__(self, config: Config, dataset: Dataset, cluster: Cluster, dtype: torch.dtype):
         device = cluster.device
@@ -79,6 +80,7 @@ class Trainer:
             self.num_iterations = min(self.num_iterations, config.max_iterations)
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
+        self.tell: Callable[[str], None] = warnings.warn
         self._captures = device.type == "cuda" and self.problem.choice.capturable
         self._run_step = self._new_step()
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
@@ -104,7 +106,9 @@ class Trainer:
 
     def _new_step(self) -> Callable[[], None]:
         """The step, to be captured where it can be."""
-        return Captured(self._step, self.cluster, self.problem.oracle.resumed) if self._captures else self._step
+        if not self._captures:
+            return self._step
+        return Captured(self._step, self.cluster, self.problem.oracle.resumed, lambda words: self.tell(words))
 
     def _start_epoch(self, position: int) -> None:
         self.problem.batches.start_epoch(self.epoch)
