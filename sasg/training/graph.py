@@ -156,6 +156,9 @@ class CudaGraphs:
             if self._graph is not None:  # an error came between: its own words matter, not that the capture has failed
                 with contextlib.suppress(RuntimeError):
                     self._graph.capture_end()
+                with contextlib.suppress(RuntimeError):  # which the failed end has left undone
+                    torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+                torch.cuda.synchronize()
                 self._graph = None
             if was_enabled:
                 gc.enable()
