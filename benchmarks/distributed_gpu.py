@@ -193,6 +193,8 @@ def _measure_all(options: argparse.Namespace) -> None:
                 trainer.tell = notes.append
                 _go_to_start(trainer, options, config.algorithm["name"])
                 result = _measure(trainer, options.iterations) | {"notes": notes}
+                for note in notes:
+                    print(f"{config.algorithm['name']}, {_own_kind(options)}: {note}", flush=True)
             if cluster.is_server:
                 torch.save(result, _own_kind(options).file(options.work, config.algorithm["name"]))
             del trainer
