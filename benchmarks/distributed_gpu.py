@@ -17,12 +17,15 @@ data.root, images of CIFAR-10's shape are drawn: then accuracies mean nothing.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +76,11 @@ FAILED: list[tuple[Kind, str]] = []
 def main() -> int:
     options = _options()
     if options.as_rank:
-        _measure_all(options)
+        try:
+            _measure_all(options)
+        except Exception:  # where it comes from, also where people would be told one line
+            traceback.print_exc()
+            return 1
         return 0
     with tempfile.TemporaryDirectory() as folder:
         options.work = options.keep or Path(folder)
@@ -85,7 +92,7 @@ def main() -> int:
         options.configs = [path for path in options.configs if SIMULATED.file(options.work, _method(path)).exists()]
         done = []
         for kind in _kinds(options) if options.configs else []:
-            _measure_on(kind, options)
+            _measure_on(kind, options.configs, options)
             done.append(kind)
             found = _compare(options, done)
             print(_write(options, done, found, drawn), flush=True)  # each time: a later kind may fail
@@ -130,20 +137,17 @@ def _kinds(options: argparse.Namespace) -> list[Kind]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    """All methods on the simulated cluster, one to a GPU; on a CPU one after another."""
+    """All methods on the simulated cluster, side by side on as many GPUs as there are."""
     gpus: list[str | None] = list(visible_gpus()) if options.device == "cuda" else [None]
-    for first in range(0, len(options.configs), len(gpus)):
-        configs = options.configs[first : first + len(gpus)]
-        started = [_start(SIMULATED, [path], options, gpu) for path, gpu in zip(configs, gpus, strict=False)]
-        for path, process in zip(configs, started, strict=True):
-            if not _succeeds(process, options.limit):
-                _note_failure(SIMULATED, path)
+    shares = [options.configs[place :: len(gpus)] for place in range(len(gpus))]
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        list(pool.map(lambda share, gpu: _measure_on(SIMULATED, share, options, gpu), shares, gpus))
 
 
-def _measure_on(kind: Kind, options: argparse.Namespace) -> None:
-    """All methods in one set of processes, or, after one that fails, those behind it in another."""
-    left = list(options.configs)
-    while left and not _succeeds(_start(kind, left, options), options.limit):
+def _measure_on(kind: Kind, configs: list[Path], options: argparse.Namespace, gpu: str | None = None) -> None:
+    """Methods in one set of processes, or, after one that fails, those behind it in another."""
+    left = list(configs)
+    while left and not _succeeds(_start(kind, left, options, gpu), options.limit):
         while left and kind.file(options.work, _method(left[0])).exists():
             left.pop(0)
         if left:
@@ -198,6 +202,7 @@ def _measure_all(options: argparse.Namespace) -> None:
             if cluster.is_server:
                 torch.save(result, _own_kind(options).file(options.work, config.algorithm["name"]))
             del trainer
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
