@@ -10,17 +10,22 @@
 Each method trains simulated for --after iterations, so that the lazy rule is at work; methods do so at the same time
 on as many GPUs as there are. From that state, the simulated cluster and, for each backend and each number of --ranks,
 that many processes do --iterations more. Writes results/distributed/NAME.md and NAME.json: when upload decisions first
-differ, bytes on the transport against the ledger, and milliseconds of each phase. Without the data set's files in
+differ, bytes on the transport against the ledger, and milliseconds of each phase. A method that fails on one kind of
+cluster is left out there; its traceback stands among what is printed, and the exit code is 1. With --keep, a later call
+goes on from the same states without training anew. Without the data set's files in
 data.root, images of CIFAR-10's shape are drawn: then accuracies mean nothing.
 """
 
 import argparse
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +50,7 @@ from sasg.training.provenance import device_name  # noqa: E402
 from sasg.training.run import prepare_torch  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
 
+RECORDED = 1000  # iterations that a state has room for
 WARM_UP = 20  # iterations that are not timed (a quarter, if that is less)
 
 
@@ -64,24 +70,33 @@ class Kind(NamedTuple):
 
 
 SIMULATED = Kind("simulated", 1)
+FAILED: list[tuple[Kind, str]] = []
 
 
 def main() -> int:
     options = _options()
     if options.as_rank:
-        _measure_all(options)
+        try:
+            _measure_all(options)
+        except Exception:  # where it comes from, also where people would be told one line
+            traceback.print_exc()
+            return 1
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        options.work = Path(folder)
+        options.work = options.keep or Path(folder)
+        options.work.mkdir(parents=True, exist_ok=True)
+        for result in options.work.glob("*-*-*.pt"):  # of an earlier call
+            result.unlink()
         drawn = _draw_data(load(options.configs[0]), options.work)
         _simulate(options)
+        options.configs = [path for path in options.configs if SIMULATED.file(options.work, _method(path)).exists()]
         done = []
-        for kind in _kinds(options):
-            _wait(_start(kind, options.configs, options))
+        for kind in _kinds(options) if options.configs else []:
+            _measure_on(kind, options.configs, options)
             done.append(kind)
-            text = _write(options, done, _compare(options, done), drawn)  # each time: a later kind may fail
-    print(text)
-    return 0
+            found = _compare(options, done)
+            print(_write(options, done, found, drawn), flush=True)  # each time: a later kind may fail
+    return 0 if not FAILED else 1
 
 
 def _options() -> argparse.Namespace:
@@ -97,11 +112,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "results" / "distributed", help="default: results/distributed"
     )
+    parser.add_argument("--keep", type=Path, help="folder for the states, which a later call finds there")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one set of processes (600)")
     parser.add_argument("--as-rank", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.device == "cuda" and not visible_gpus():
         parser.error("--device cuda: torch sees no GPU here; --device cpu tries the benchmark itself")
+    if options.iterations > RECORDED:
+        parser.error(f"--iterations {options.iterations}: at most {RECORDED}")
     options.backend = options.backend or (["nccl", "gloo"] if options.device == "cuda" else ["gloo"])
     if not options.as_rank and not _kinds(options):
         parser.error("--backend nccl: needs a GPU for each rank; add gloo, or take fewer --ranks")
@@ -118,11 +137,30 @@ def _kinds(options: argparse.Namespace) -> list[Kind]:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    """All methods on the simulated cluster, one to a GPU; on a CPU one after another."""
+    """All methods on the simulated cluster, side by side on as many GPUs as there are."""
     gpus: list[str | None] = list(visible_gpus()) if options.device == "cuda" else [None]
-    for first in range(0, len(options.configs), len(gpus)):
-        configs = options.configs[first : first + len(gpus)]
-        _wait(*(_start(SIMULATED, [path], options, gpu) for path, gpu in zip(configs, gpus, strict=False)))
+    shares = [options.configs[place :: len(gpus)] for place in range(len(gpus))]
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        list(pool.map(lambda share, gpu: _measure_on(SIMULATED, share, options, gpu), shares, gpus))
+
+
+def _measure_on(kind: Kind, configs: list[Path], options: argparse.Namespace, gpu: str | None = None) -> None:
+    """Methods in one set of processes, or, after one that fails, those behind it in another."""
+    left = list(configs)
+    while left and not _succeeds(_start(kind, left, options, gpu), options.limit):
+        while left and kind.file(options.work, _method(left[0])).exists():
+            left.pop(0)
+        if left:
+            _note_failure(kind, left.pop(0))
+
+
+def _note_failure(kind: Kind, path: Path) -> None:
+    FAILED.append((kind, _method(path)))
+    print(f"{_method(path)} failed on {kind}; its traceback stands above", flush=True)
+
+
+def _method(path: Path) -> str:
+    return load(path).algorithm["name"]
 
 
 def _start(kind: Kind, configs: list[Path], options: argparse.Namespace, gpu: str | None = None) -> subprocess.Popen:
@@ -136,12 +174,14 @@ def _start(kind: Kind, configs: list[Path], options: argparse.Namespace, gpu: st
     return subprocess.Popen(command, env=environment)
 
 
-def _wait(*processes: subprocess.Popen) -> None:
-    for process in processes:
+def _succeeds(process: subprocess.Popen, seconds: float) -> bool:
+    try:
+        return process.wait(seconds) == 0
+    except subprocess.TimeoutExpired:
+        print(f"ended after {seconds:g} s", flush=True)
+        process.terminate()  # torchrun ends its processes
         process.wait()
-    for process in processes:
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, process.args)
+        return False
 
 
 def _measure_all(options: argparse.Namespace) -> None:
@@ -153,11 +193,16 @@ def _measure_all(options: argparse.Namespace) -> None:
             with open_cluster(config.cluster, device) as cluster:
                 dataset = cluster.in_turn(lambda config=config: load_dataset(config))
                 trainer = Trainer(config, dataset, cluster, dtype)
+                notes = list(trainer.problem.choice.notes)
+                trainer.tell = notes.append
                 _go_to_start(trainer, options, config.algorithm["name"])
-                result = _measure(trainer, options.iterations)
+                result = _measure(trainer, options.iterations) | {"notes": notes}
+                for note in notes:
+                    print(f"{config.algorithm['name']}, {_own_kind(options)}: {note}", flush=True)
             if cluster.is_server:
                 torch.save(result, _own_kind(options).file(options.work, config.algorithm["name"]))
             del trainer
+            gc.collect()
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -174,18 +219,16 @@ def _config(path: Path, options: argparse.Namespace) -> Config:
     cluster = replace(config.cluster, kind="simulated", workers=options.workers, processes=None)
     if (kind := _own_kind(options)) != SIMULATED:
         cluster = replace(cluster, kind="distributed", backend=kind.backend, processes=kind.ranks)
-    return replace(
-        config, cluster=cluster, device=options.device, evaluate_every=options.iterations, max_iterations=None
-    )
+    return replace(config, cluster=cluster, device=options.device, evaluate_every=RECORDED, max_iterations=None)
 
 
 def _go_to_start(trainer: Trainer, options: argparse.Namespace, method: str) -> None:
     """Train simulated and leave the state; or, distributed, take it over."""
     path = options.work / f"start-{method}.pt"
-    if _own_kind(options) == SIMULATED:
+    if _own_kind(options) == SIMULATED and not path.exists():
         for done in range(1, options.after + 1):
             trainer.run_iteration()
-            if done % options.iterations == 0 or done == options.after:
+            if done % RECORDED == 0 or done == options.after:
                 trainer.records.take(trainer.cluster)  # it has room for so many
         torch.save(trainer.state(), path)
     else:
@@ -236,8 +279,9 @@ def _compare(options: argparse.Namespace, distributed: list[Kind]) -> dict[str, 
     """What was measured and how it agrees with the simulated cluster, by method and kind of cluster."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for path in options.configs:
-        method = load(path).algorithm["name"]
+        method = _method(path)
         kinds = (SIMULATED, *sorted(distributed, key=lambda kind: kind.ranks))
+        kinds = [kind for kind in kinds if kind.file(options.work, method).exists()]
         results = {kind: torch.load(kind.file(options.work, method), weights_only=True) for kind in kinds}
         sent = {kind: result.pop("sent").numpy() for kind, result in results.items()}
         parameters = {kind: result.pop("parameters") for kind, result in results.items()}
@@ -257,12 +301,13 @@ def _compare(options: argparse.Namespace, distributed: list[Kind]) -> dict[str, 
 def _bytes_against_ledger(counted: dict, sent: np.ndarray, held: list[int]) -> dict[str, tuple[int, int]]:
     """Bytes at the server by kind: on the transport, and by the ledger for the workers of other ranks."""
     ledger, iterations = counted["ledger"], len(sent)
-    upload_bits = (uplink_bits(ledger, "int32") - ledger["flag_bits"]) // ledger["rounds"]
+    upload_bits = uplink_bits(ledger, "int32") - ledger["flag_bits"]  # of all workers
+    num_uploads, num_received = int(sent.sum()), int(sent[:, held[0] :].sum())
     flags = iterations * sum((num + 7) // 8 for num in held[1:]) if ledger["flag_bits"] else 0
     headers = 4 * iterations if ledger["index_bits_int32"] else 0
     broadcast = ledger["downlink_broadcast_bits_int32"] // 8 + headers
     return {
-        "payloads": (counted["server_received_bytes"]["payloads"], int(sent[:, held[0] :].sum()) * upload_bits // 8),
+        "payloads": (counted["server_received_bytes"]["payloads"], num_received * upload_bits // (8 * num_uploads)),
         "flags": (counted["server_received_bytes"]["flags"], flags),
         "updates": (counted["server_sent_bytes"]["updates"], broadcast),
     }
@@ -270,6 +315,8 @@ def _bytes_against_ledger(counted: dict, sent: np.ndarray, held: list[int]) -> d
 
 def _draw_data(config: Config, work: Path) -> bool:
     """Images of CIFAR-10's shape, told apart by their mean colours, if the real ones are not there."""
+    if (work / "data").exists():  # drawn in an earlier call
+        return True
     try:
         load_dataset(replace(config, data=replace(config.data, download=False)))
         return False
@@ -295,8 +342,9 @@ def _write(options: argparse.Namespace, done: list[Kind], found: dict, drawn: bo
     shares = "; ".join(f"{ranks}: {' + '.join(map(str, sizes))}" for ranks, sizes in held.items())
     n, first = options.iterations, options.after
     captured = (
-        " Simulated iterations are captured graphs, distributed ones are eager; simulated methods are timed side by "
-        "side, each on a GPU of its own where there are enough. More ranks than GPUs share them, over gloo alone."
+        " Iterations are captured graphs, distributed ones in parts, with exchanges between them; simulated methods "
+        "are timed side by side, each on a GPU of its own where there are enough. More ranks than GPUs share them, "
+        "over gloo alone."
         if options.device == "cuda"
         else ""
     )

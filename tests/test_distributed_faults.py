@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -165,6 +166,23 @@ def receive_from_server(transport: Transport) -> None:
 def broadcast(transport: Transport) -> None:
     """More than fits into a connection's buffers."""
     transport.broadcast(torch.zeros(100_000_000, dtype=torch.uint8), "updates")
+
+
+def test_a_broadcast_that_the_host_did_not_wait_for_names_who_is_silent(monkeypatch):
+    """As through NCCL, by what is left of it: work of a device that does not end."""
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    transport = Transport([range(1), range(1, 3)], torch.device("cpu"), 0.0)
+    transport.hurry()
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    transport._unsettled = [(SimpleNamespace(is_completed=lambda: False), on_gpu, [0])]
+    with pytest.raises(ClusterError, match=r"rank 0 \(server, worker 0\) was silent for 0 s"):
+        transport.settle()
+    waited = []
+    transport._unsettled = [(SimpleNamespace(is_completed=lambda: True, wait=waited.append), on_gpu, [0])]
+    transport.settle()
+    transport.settle()
+    assert len(waited) == 1
 
 
 def test_the_server_names_who_is_silent():

@@ -21,7 +21,7 @@ from sasg.cluster.accounting.ledger import COLUMNS
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.places import files
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.report import frontier, frontier_figures, tuning
 from sasg.report.runs import Entry, look_up
 

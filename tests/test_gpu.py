@@ -16,7 +16,7 @@ import zoo
 
 from benchmarks.gpu import METHODS, VOTES, configuration, make_trainer, random_dataset
 from sasg.algorithms.parts.top_k import TopKSelector
-from sasg.cluster import Ledger, Payload, Positions, Segment, Update
+from sasg.cluster import Ledger, Payload, Positions, Segment, SimulatedCluster, Update
 from sasg.cluster.accounting.codes import CODES, MORE_CODES
 from sasg.errors import UserError
 from sasg.gradients.engines import make_engine
@@ -284,7 +284,7 @@ def test_what_varies_is_counted_without_waiting_for_the_host():
         ledger.count_request(sent, vectors[0])
 
     on_gpu = vectors.cuda()
-    captured = Captured(lambda: count(on_gpu, ledgers["cuda"]))
+    captured = Captured(lambda: count(on_gpu, ledgers["cuda"]), SimulatedCluster(1, torch.device("cuda")))
     for _ in range(6):
         captured()
         count(vectors, ledgers["cpu"])

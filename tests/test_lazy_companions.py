@@ -14,7 +14,7 @@ from test_reference import compared, set_up
 from sasg.algorithms.parts.uniform_grid import UniformGrid
 from sasg.cluster import SimulatedCluster
 from sasg.errors import UserError
-from sasg.problem.problem import load_dataset
+from sasg.problem.building import load_dataset
 from sasg.training.trainer import Trainer
 
 ITERATIONS = 40

@@ -217,7 +217,7 @@ def test_an_iteration_is_captured_anew_where_the_phase_changes(monkeypatch):
     captured = []
 
     class Recorded:
-        def __init__(self, function):
+        def __init__(self, function, *_):
             self.function = function
             captured.append(function.__self__.algorithm.phase)
 

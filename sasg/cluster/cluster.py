@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,15 @@ def _sum(arriving: Iterable[Uploads]) -> Tensor:
     return total
 
 
+Outside = Callable[[Callable[[], Tensor | None]], Tensor | None]
+"""Does some work, and returns its result."""
+
+
+def at_once(work: Callable[[], Tensor | None]) -> Tensor | None:
+    """What the work returns, where nothing is captured."""
+    return work()
+
+
 class Cluster(ABC):
     """M workers, of which this process holds `workers`, and one server."""
 
@@ -57,8 +66,8 @@ class Cluster(ABC):
     stopwatch: NoStopwatch
     share_of_work: tuple[int, int] = (0, 1)
     """(i, n): this process does part i of n of work that any process can do."""
-    capturable: ClassVar[bool]
-    """Whether an exchange is work of the device alone, which a CUDA graph can hold."""
+    outside: Outside = staticmethod(at_once)
+    """Does work that a CUDA graph cannot hold, and returns its result; a run that is captured puts its own here."""
 
     @abstractmethod
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:

@@ -15,7 +15,7 @@ from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.cluster import UPDATE, Cluster, Server, Uploads
 from sasg.cluster.payload import Payload, check_uploads
 from sasg.cluster.reply import Coded, Compressed, Positions, Reply, Update, Values
-from sasg.cluster.stopwatch import Stopwatch
+from sasg.cluster.stopwatch import DeviceStopwatch, Stopwatch
 from sasg.cluster.transport import SERVER, Transport
 from sasg.cluster.wire import Wire, WireFormat
 from sasg.errors import UserError
@@ -23,6 +23,7 @@ from sasg.errors import UserError
 T = TypeVar("T")
 TOGETHER_BYTES = {"cuda": 2**30, "cpu": 2**22}
 """Up to how many bytes uploads are taken together, by the wire's device; more leave a CPU's cache before their use."""
+UNDERWAY = 2  # uploads of a process: one is packed while another one is sent
 ALIGNMENT = 16  # bytes: where the payloads of a buffer begin, so that numbers lie well
 DENSE = -1  # in the header of an update: no support follows
 
@@ -41,8 +42,6 @@ class DistributedCluster(Cluster):
     together while they take up to TOGETHER_BYTES.
     """
 
-    capturable = False
-
     def __init__(
         self,
         num_workers: int,
@@ -59,7 +58,7 @@ class DistributedCluster(Cluster):
         self.is_server = transport.is_server
         self.share_of_work = (transport.rank, transport.size)
         self.ledger = Ledger(num_workers, device)
-        self.stopwatch = Stopwatch(device)
+        self.stopwatch = DeviceStopwatch() if device.type == "cuda" else Stopwatch()
         self.wire = wire
         self._local_rank = local_rank
         self._reception = reception
@@ -69,8 +68,12 @@ class DistributedCluster(Cluster):
 
     def exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply = UPDATE) -> Tensor | None:
         check_uploads(payload, len(self.workers), sent)
+        return self.outside(lambda: self._exchange(payload, sent, server, reply))
+
+    def _exchange(self, payload: Payload, sent: Tensor | None, server: Server, reply: Reply) -> Tensor | None:
         form = WireFormat.of(payload, self.wire)
         self.stopwatch.enter("upload")
+        self.transport.settle()
         if self.is_server:
             everyone = self._collect_flags(sent)
             returned = server(self._arrivals(payload, sent, everyone, form))
@@ -100,15 +103,22 @@ class DistributedCluster(Cluster):
             headers = form.headers(*(None if x is None else x[rows] for x in (payload.indices, payload.count)))
             self.transport.send(headers, SERVER, "payloads")
             forms = {row: form.announced(own, "this rank") for row, own in zip(senders, headers, strict=True)}
-        for row, its_form in forms.items():
-            if its_form.num_bytes:
-                self.transport.send(self._packed(payload, row, its_form), SERVER, "payloads")
+        posted: deque[Callable[[], None]] = deque()
+        sent_forms = [(row, its_form) for row, its_form in forms.items() if its_form.num_bytes]
+        for number, (row, its_form) in enumerate(sent_forms):
+            if len(posted) == UNDERWAY:
+                posted.popleft()()
+            data = self._packed(payload, row, its_form, number % UNDERWAY)
+            posted.append(self.transport.post(data, SERVER, "payloads"))
+        for wait in posted:
+            wait()
 
-    def _packed(self, payload: Payload, row: int, form: WireFormat) -> Tensor:
+    def _packed(self, payload: Payload, row: int, form: WireFormat, place: int) -> Tensor:
+        """place: of those that are underway at the same time."""
         values, indices = (None if x is None else x[row, : form.k] for x in (payload.values, payload.indices))
         if form.is_plain and values.device == self.transport.device and values.is_contiguous():
             return values
-        data = self._buffer("upload", form.num_bytes)
+        data = self._buffer(f"upload {place}", form.num_bytes)
         form.pack(values, indices, data, None if payload.side is None else payload.side[row])
         return data
 
@@ -308,7 +318,11 @@ class DistributedCluster(Cluster):
         return self._buffer("update", sparse.size * sparse.dtype.itemsize)[: sparse.num_bytes]
 
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
+        return self.outside(lambda: self._request(asked, parameters))
+
+    def _request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:
         self.stopwatch.enter("download")
+        self.transport.settle()
         if self.is_server:
             self.ledger.count_request(asked, parameters)
             self._ask(asked.cpu().numpy(), parameters)

@@ -16,7 +16,6 @@ class SimulatedCluster(Cluster):
     """M workers and the server in this process; nothing is sent, everything is counted."""
 
     is_server = True
-    capturable = True
 
     def __init__(self, num_workers: int, device: torch.device):
         self.num_workers = num_workers

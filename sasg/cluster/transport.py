@@ -1,6 +1,7 @@
 """Messages between the processes of a distributed run: bytes, counted, with names for what goes wrong."""
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,7 +19,10 @@ KINDS = ("flags", "payloads", "updates", "apart")
 
 
 class Transport:
-    """Sends, receives and broadcasts whole contiguous tensors between ranks; every call blocks.
+    """Sends, receives and broadcasts whole contiguous tensors between ranks.
+
+    Every call blocks until it is done, but for a broadcast through NCCL: what is queued behind it on the device waits
+    for it, and the host does in its next call here (or in `settle`), so that it can queue meanwhile.
 
     device: where tensors lie that NCCL sends (its GPU); tensors on the CPU always go through gloo.
     timeout_s: for how long the server waits for a rank once `hurry` was called; START_SECONDS before. The others
@@ -32,6 +36,7 @@ class Transport:
         self.workers = workers
         self.device = device
         self.sent, self.received = Counter(dict.fromkeys(KINDS, 0)), Counter(dict.fromkeys(KINDS, 0))  # bytes by kind
+        self._unsettled: list[tuple[dist.Work, Tensor, list[int]]] = []
         self._final_timeout_s = timeout_s
         self._timeout_s = self._patience * max(timeout_s, START_SECONDS)
 
@@ -58,10 +63,21 @@ class Transport:
 
     def send(self, tensor: Tensor, rank: int, kind: str) -> None:
         """Send to one rank; returns when `tensor` may be overwritten."""
+        self.post(tensor, rank, kind)()
+
+    def post(self, tensor: Tensor, rank: int, kind: str) -> Callable[[], None]:
+        """Begin to send; the result waits until `tensor` may be overwritten."""
+        self.settle()
         data = _bytes(tensor)
         with self._waiting_for(rank):
-            dist.isend(data, rank).wait(timedelta(seconds=self._timeout_s))
-        self.sent[kind] += data.numel()
+            work = dist.isend(data, rank)
+
+        def wait() -> None:
+            with self._waiting_for(rank):
+                self._finish(work, data)
+            self.sent[kind] += data.numel()
+
+        return wait
 
     def receive(self, tensor: Tensor, rank: int, kind: str) -> None:
         """Overwrite `tensor` by what one rank sends."""
@@ -72,23 +88,45 @@ class Transport:
 
         num_bytes: to count, where `tensor` has room for more than what is expected.
         """
+        self.settle()
         data = _bytes(tensor)
         with self._waiting_for(rank):
             work = dist.irecv(data, rank)
 
         def wait() -> None:
             with self._waiting_for(rank):
-                work.wait(timedelta(seconds=self._timeout_s))
+                self._finish(work, data)
             self.received[kind] += data.numel() if num_bytes is None else num_bytes
 
         return wait
 
     def broadcast(self, tensor: Tensor, kind: str) -> None:
         """Overwrite `tensor` in every rank by the server's; counted once at the server, whoever relays it."""
-        data = _bytes(tensor)
-        with self._waiting_for(*(self.others if self.is_server else [SERVER])):
-            dist.broadcast(data, SERVER, async_op=True).wait(timedelta(seconds=self._timeout_s))
+        self.settle()
+        data, ranks = _bytes(tensor), list(self.others) if self.is_server else [SERVER]
+        with self._waiting_for(*ranks):
+            work = dist.broadcast(data, SERVER, async_op=True)
+            if data.device.type == "cuda":
+                work.synchronize()  # the device's stream waits, not the host
+                self._unsettled.append((work, data, ranks))
+            else:
+                self._finish(work, data)
         (self.sent if self.is_server else self.received)[kind] += data.numel()
+
+    def settle(self) -> None:
+        """Wait for what was begun; before the host waits for the device, for which it could wait for ever."""
+        unsettled, self._unsettled = self._unsettled, []
+        for work, data, ranks in unsettled:
+            with self._waiting_for(*ranks):
+                self._finish(work, data)
+
+    def _finish(self, work: dist.Work, data: Tensor) -> None:
+        """Wait until it is done. NCCL's own waiting with a time-out sleeps for a millisecond at a time."""
+        deadline = time.monotonic() + self._timeout_s
+        while data.device.type == "cuda" and not work.is_completed():
+            if time.monotonic() > deadline:
+                raise RuntimeError("timed out")
+        work.wait(timedelta(seconds=self._timeout_s))
 
     @contextlib.contextmanager
     def _waiting_for(self, *ranks: int) -> Iterator[None]:

@@ -71,6 +71,10 @@ class Oracle:
         self._position.add_(1)
         self.num_batches += 1
         self._is_trained = False
+        self.resumed()
+
+    def resumed(self) -> None:
+        """What was done until here is done before all that follows, on any stream."""
         if self._x.is_cuda:
             self._loaded = torch.cuda.current_stream().record_event()
 

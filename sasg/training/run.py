@@ -140,6 +140,7 @@ class _Run:
         self._resume()
         for note in self.trainer.problem.choice.notes:
             self.progress.say(note)
+        self.trainer.tell = self.progress.say
         self.tracker.start(self.folder.path, self.folder.identity, self.progress.say)
         signals = [signal.SIGINT, signal.SIGTERM]
         if "RANK" in os.environ:  # torchrun passes on what ends its terminal; other runs outlive that

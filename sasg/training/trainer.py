@@ -1,5 +1,6 @@
 """A method at work on a problem: iterations, evaluations, and the state between them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def build_algorithm(config: Config) -> Algorithm:
 
 
 class Trainer:
-    """One run's moving parts. `iteration` counts the iterations done."""
+    """One run's moving parts. `iteration` counts the iterations done; `tell` gets what people should know of it."""
 
     def __init__(self, config: Config, dataset: Dataset, cluster: Cluster, dtype: torch.dtype):
         device = cluster.device
@@ -80,8 +81,9 @@ class Trainer:
             self.num_iterations = min(self.num_iterations, config.max_iterations)
         capacity = min(config.evaluate_every, self.num_iterations)
         self.records = Records(capacity, len(cluster.workers), like=self.problem.parameters)
-        self._captures = device.type == "cuda" and cluster.capturable and self.problem.choice.capturable
-        self._run_step: Callable[[], None] = Captured(self._step) if self._captures else self._step
+        self.tell: Callable[[str], None] = warnings.warn
+        self._captures = device.type == "cuda" and self.problem.choice.capturable
+        self._run_step = self._new_step()
         self.evaluates_epochs = config.evaluate_epochs and not self.problem.batches.is_full
         self.problem.oracle.stopwatch = cluster.stopwatch
 
@@ -103,12 +105,18 @@ class Trainer:
         self._run_step()
         self.iteration += 1
 
+    def _new_step(self) -> Callable[[], None]:
+        """The step, to be captured where it can be."""
+        if not self._captures:
+            return self._step
+        return Captured(self._step, self.cluster, self.problem.oracle.resumed, lambda words: self.tell(words))
+
     def _start_epoch(self, position: int) -> None:
         self.problem.batches.start_epoch(self.epoch)
         phases = self.algorithm.all_phases()
         self.algorithm.begin_epoch(self.epoch, self.schedule)
         if self._captures and self.algorithm.all_phases() != phases:
-            self._run_step = Captured(self._step)
+            self._run_step = self._new_step()
         self._proximal_step.fill_(self.schedule(self.epoch) * self.cluster.num_workers)
         self.problem.oracle.go_to(position * self.algorithm.local_steps)
 
