@@ -14,7 +14,7 @@ from sasg.algorithms.parts.optimisers import ServerOptimiser
 from sasg.cluster import Payload, Uploads, Values
 from sasg.errors import UserError
 from sasg.gradients import Oracle
-from sasg.kernels.rows import of_each
+from sasg.kernels.rows import aligned, of_each
 from sasg.parts import build
 
 
@@ -77,7 +77,8 @@ class PowerSGD(Algorithm):
         self.cluster = workspace.cluster
         d = workspace.num_parameters
         self.step_size = workspace.zeros()  # M gamma, times the optimiser's scale
-        self.memory = self.register_state("memory", workspace.zeros(workspace.num_held, d), "worker")  # e_m
+        memory = aligned(workspace.zeros(workspace.num_held, d))
+        self.memory = self.register_state("memory", memory, "worker")  # e_m
         self._matrices, self._whole = split(workspace.shapes, self.rank)
         self._num_left = sum(matrix.shape[0] * matrix.rank for matrix in self._matrices)
         num_right = sum(matrix.shape[1] * matrix.rank for matrix in self._matrices)
