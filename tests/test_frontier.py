@@ -45,7 +45,7 @@ def change_summary(config: Config, **values) -> None:
 class TestStudy:
     def test_it_has_every_method_that_it_does_not_leave_out(self):
         study = load_study("frontier")
-        assert set(study.methods) | set(study.without) == set(files("algorithm"))
+        assert {method.split()[0] for method in study.methods} | set(study.without) == set(files("algorithm"))
         assert study.methods[:4] == ["sgd", "sparse", "lasg", "sasg"] and len(set(study.methods)) == len(study.methods)
 
     def test_a_method_that_is_not_there_cannot_be_left_out(self, tmp_path):
