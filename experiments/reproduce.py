@@ -133,22 +133,25 @@ def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> 
 
 
 def run_tuned(command: Command, wanted: Sequence[Config], deadline: float) -> int:
-    """Choose step sizes, then do the runs at the chosen ones; returns the exit code."""
+    """Choose step sizes, then do the runs at the chosen ones; returns the exit code.
+
+    A method whose trials fail has none; the others go on.
+    """
     from experiments.tuning import at_chosen, outcomes_of
 
     tuning = load_study(command.study).tuning
     assert tuning is not None
-    before: list[Config] = []
-    while True:  # the outcome of some trials may ask for others
+    asked: list[Config] = []
+    while True:  # what came of some trials may ask for others
         outcomes = outcomes_of(tuning, wanted)
         missing = [config for found in outcomes.values() for config in found.missing]
-        if not missing:
-            return run_missing(command, at_chosen(wanted, outcomes), deadline)
-        if missing == before:
-            return 1  # they failed
-        if run_missing(command, missing, deadline) == STOPPED:
+        if not (new := [config for config in missing if config not in asked]):
+            chosen = at_chosen(wanted, outcomes)
+            code = run_missing(command, chosen, deadline) if chosen else 1
+            return code or int(bool(missing))
+        if run_missing(command, new, deadline) == STOPPED:
             return STOPPED
-        before = missing
+        asked += new
 
 
 def check_report(study: Study, configs: Sequence[Config]) -> None:

@@ -15,7 +15,7 @@ from test_tables import finish
 
 from experiments import reproduce
 from experiments.composing import telling_errors
-from experiments.study import Study, Tuning, compose_grid, load_study, study_configs
+from experiments.study import Command, Study, Tuning, compose_grid, load_study, study_configs
 from experiments.tuning import outcome, with_tuning
 from sasg.cluster.accounting.ledger import COLUMNS
 from sasg.config import Config
@@ -45,7 +45,7 @@ def change_summary(config: Config, **values) -> None:
 class TestStudy:
     def test_it_has_every_method_that_it_does_not_leave_out(self):
         study = load_study("frontier")
-        assert set(study.methods) | set(study.without) == set(files("algorithm"))
+        assert {method.split()[0] for method in study.methods} | set(study.without) == set(files("algorithm"))
         assert study.methods[:4] == ["sgd", "sparse", "lasg", "sasg"] and len(set(study.methods)) == len(study.methods)
 
     def test_a_method_that_is_not_there_cannot_be_left_out(self, tmp_path):
@@ -131,6 +131,35 @@ class TestTuning:
         found = with_tuning(study, seeds)
         tuned = [c for c in found if c.task.step_size == 2 * config.task.step_size and c.epochs == config.epochs]
         assert [c.seed for c in tuned] == [1, 2] and len(found) == 2 + 2 + 4
+
+    @pytest.mark.parametrize(
+        ("fails", "answers", "asked", "code"),
+        [
+            ((), 0, [3, 1, 1], 0),  # trials, one more at the end, the run at the chosen step
+            ((), reproduce.STOPPED, [3], reproduce.STOPPED),
+            (("sasg",), 1, [3], 1),
+            (("sgd",), 1, [6, 1, 1], 1),  # the other method goes on
+        ],
+    )
+    def test_its_stages(self, config, monkeypatch, fails, answers, asked, code):
+        accuracies = {0.5: 0.7, 1: 0.8, 2: 0.9, 4: 0.85}
+        done: list[list[Config]] = []
+
+        def run_missing(command: Command, wanted: list[Config], deadline: float) -> int:
+            done.append(wanted)
+            for one in wanted:
+                if one.algorithm["name"] not in fails:
+                    finish(one, None, accuracies[one.task.step_size / config.task.step_size])
+            return answers
+
+        monkeypatch.setattr(reproduce, "run_missing", run_missing)
+        monkeypatch.setattr(reproduce, "load_study", lambda name: Study(["digits"], ["sasg"], [1], tuning=TUNING))
+        sgd = replace(config, algorithm={**config.algorithm, "name": "sgd"})
+        wanted = [config, sgd] if "sgd" in fails else [config]
+        assert reproduce.run_tuned(Command("any", tuned=True), wanted, 0.0) == code
+        assert [len(configs) for configs in done] == asked
+        if len(asked) > 1:
+            assert done[-1] == [replace(config, task=replace(config.task, step_size=2 * config.task.step_size))]
 
     def test_its_table(self, config):
         self.end(config, {0.5: 0.7, 1: None, 2: 0.9, 4: 0.85})

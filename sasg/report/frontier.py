@@ -25,6 +25,9 @@ from sasg.report.writing import Row, Table
 PAPER = ("sgd", "sparse", "lasg", "sasg")
 """The methods of the SASG paper, which readers look for."""
 
+TASKS_STEP = ", task's step"
+"""What ends the label of a method that is also shown tuned."""
+
 _NOTES = f"""Means over seeds, up to the first evaluation beyond LEVELS; never: no run gets
 there, and where some do, the cell says how many. Uplink: values, positions in {CODE} code and flags. Both: with the
 download of every worker. Tuned: the step size was chosen on training samples that were held out (see the table of
@@ -66,7 +69,7 @@ def contenders(entries: Sequence[Entry], task: str) -> list[Series]:
         untuned = [one for one in series if one.config.task.step_size == usual[method]]
         chosen += tuned or untuned
         if tuned and method in PAPER:
-            chosen += [replace(one, label=f"{one.label}, task's step") for one in untuned]
+            chosen += [replace(one, label=f"{one.label}{TASKS_STEP}") for one in untuned]
     return chosen
 
 
@@ -113,7 +116,7 @@ def _without_words(row: Row) -> dict[str, Any]:
 
 
 def _is_tuned(one: Series, tuned: set[str]) -> bool:
-    return one.method in tuned and not one.label.endswith("task's step")
+    return one.method in tuned and not one.label.endswith(TASKS_STEP)
 
 
 def _place(one: Series, ranked: OverSeeds, last: OverSeeds) -> tuple:

@@ -1,7 +1,7 @@
 """The frontier as figures: who is worth the bits, and who is fastest at which bandwidth. Parts of a report."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.columns import final, of_totals
 from sasg.report.curves import CODE
-from sasg.report.frontier import PAPER, contenders
+from sasg.report.frontier import PAPER, TASKS_STEP, contenders
 from sasg.report.judging import rises
 from sasg.report.names import metric_label, metric_text
 from sasg.report.panels import AXIS_LABELS, gap, legend, letter, line_of, percent_tick, title
@@ -27,7 +27,7 @@ _COSTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "real_bits": lambda totals: uplink_bits(totals, CODE) + totals[f"downlink_unicast_bits_{CODE}"],
     "rounds": lambda totals: totals["rounds"],
 }
-_GREY = "#8a8a8a"
+_GREY, _PALE = "#8a8a8a", "#cccccc"
 _LETTERS = 125  # of a line as wide as the page
 _FRONT: dict[str, Any] = {"color": "#bbbbbb", "linewidth": 2.4, "zorder": 1.2}
 _FAR = 4.0
@@ -63,7 +63,7 @@ def points(entries: Sequence[Entry], task: str) -> Figure:
         fronts = {cost: front([(p.costs[cost], sign * p.value) for p in shown]) for cost in _COSTS}
         coloured = {shown[place].label for places in fronts.values() for place in places}
         coloured |= {one.label for one in series if one.method in PAPER}
-        appearance = looks(one for one in series if one.label in coloured)
+        appearance = _looks([one for one in series if one.label in coloured])
         labels = []
         for number, (axis, cost) in enumerate(zip(axes, _COSTS, strict=True)):
             axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
@@ -80,6 +80,15 @@ def points(entries: Sequence[Entry], task: str) -> Figure:
         for axis, own in zip(axes, labels, strict=True):
             _place_labels(axis, own)
         return figure
+
+
+def _looks(series: Sequence[Series]) -> dict[str, Look]:
+    """By label; a method at the task's step size, beside the tuned one, differs from that in its kind of line alone."""
+    found = looks({one.label: one for one in series if not one.label.endswith(TASKS_STEP)}.values())
+    for one in series:
+        if one.label.endswith(TASKS_STEP):
+            found[one.label] = replace(found[one.label.removesuffix(TASKS_STEP)], label=one.label, line=":")
+    return found
 
 
 def _grey(label: str) -> Line2D:
@@ -132,9 +141,11 @@ def _draw_point(axis: Axes, point: _Point, cost: str, appearance: Mapping[str, L
     """A point with its range over seeds; returns what is to be written beside it."""
     look = appearance.get(point.label)
     color = look.color if look else _GREY
-    marker: dict[str, Any] = (
-        {"marker": look.marker, "markersize": 4.5, "zorder": 3} if look else {"marker": "o", "markersize": 2.5}
-    )
+    marker: dict[str, Any] = {"marker": "o", "markersize": 2.5, "ecolor": _PALE}
+    if look:
+        marker = {"marker": look.marker, "markersize": 4.5, "zorder": 3}
+    if point.label.endswith(TASKS_STEP):
+        marker["fillstyle"] = "none"
     x = point.costs[cost]
     spread = np.maximum(0, [[point.value - point.low], [point.high - point.value]])  # a mean is rounded
     axis.errorbar([x], [point.value], yerr=spread, color=color, linestyle="none", elinewidth=0.6, **marker)
@@ -210,7 +221,7 @@ def times(entries: Sequence[Entry]) -> Figure:
         found = {task: _times_of(series) for task, series in tasks.items()}
         winners = {label for times in found.values() for label in _winners(times)}
         coloured = [o for s in tasks.values() for o in s if o.label in winners or o.method in PAPER]
-        appearance = looks({one.label: one for one in coloured}.values())
+        appearance = _looks(coloured)
         for number, (axis, (task, series)) in enumerate(zip(axes, tasks.items(), strict=True)):
             axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
             if gap((axis,), task, series):

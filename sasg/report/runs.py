@@ -200,20 +200,23 @@ def _runs_of(config: Config) -> list[Run]:
     runs_dir = Path(config.runs_dir)
     runs = [read_run(path) for path in sorted(runs_dir.glob(f"{prefix}*"))]
     runs += [run for file in sorted(runs_dir.glob(f"*{SUFFIX}")) for run in _packed_in(file, prefix)]
-    return [run for run in runs if run and run.path.name == config.run_name(run.identity) and _allows(config, run)]
+    wanted: dict[tuple[str, str], str] = {}  # the digest of the run that it would be, by data and device
+    found = []
+    for run in filter(None, runs):
+        known = data, device = run.identity["data_sha256"], run.identity["device"]
+        if config.device not in ("auto", device) or config.data_sha256 not in (None, data):
+            continue
+        if known not in wanted:
+            wanted[known] = digest(config.identity(*known))
+        if run.path.name == f"{prefix}{wanted[known][:8]}" and digest(run.identity) == wanted[known]:
+            found.append(run)
+    return found
 
 
 def _packed_in(file: Path, prefix: str) -> list[Run]:
     """Those whose names begin so."""
     named = unpacked(file).items()
     return [Run(file.parent / n, c.identity, c.summary, file, c.curve) for n, c in named if n.startswith(prefix)]
-
-
-def _allows(config: Config, run: Run) -> bool:
-    data, device = run.identity["data_sha256"], run.identity["device"]
-    if config.device not in ("auto", device) or config.data_sha256 not in (None, data):
-        return False
-    return digest(config.identity(data, device)) == digest(run.identity)
 
 
 def _device(run: Run) -> str:

@@ -72,7 +72,7 @@ def table(entries: Sequence[Entry]) -> Table:
         numbers += [_numbers(factor, found[factor], factor == chosen) for factor in sorted(found)]
     header = ("Task", "Method", *(f"x {factor:g}" for factor in factors), "Chosen", "Epochs", "Training seconds")
     caption = "Step sizes: factors of the task's, tried on training samples that were held out"
-    return Table(caption, header, tuple(rows), _NOTES, numbers=numbers)
+    return Table(caption, header, tuple(rows), _NOTES, ("Task", "Method", *header[-3:]), numbers=numbers)
 
 
 def _key(entry: Entry) -> tuple[str, str]:
