@@ -4,6 +4,8 @@ They are a function of (seed, iteration, worker, position) alone, so that the CP
 resumed run see the same ones, and an iteration can be captured in a CUDA graph.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -54,27 +56,28 @@ class Draws(Stream):
         self._workers = torch.tensor(workspace.cluster.workers, device=workspace.device)
         self._dtype = workspace.dtype
 
-    def per_worker(self, count: int) -> Tensor:
-        """[W, count] numbers in [0, 1)."""
+    def per_worker(self, count: int) -> Iterator[tuple[slice, Tensor]]:
+        """[W, count] numbers in [0, 1), one piece [W, n] after another, with where it stands among the `count`.
+
+        On a CPU a piece, and what is made of it, stays in the caches; on a GPU it is all of them.
+        """
         return self._uniform((self._workers + 1).unsqueeze(1), count)
 
     def shared(self, count: int) -> Tensor:
         """[count] numbers in [0, 1), the same in every process."""
-        return self._uniform(0, count)
+        return torch.cat([numbers for _, numbers in self._uniform(0, count)])
 
-    def _uniform(self, stream: Tensor | int, count: int) -> Tensor:
+    def _uniform(self, stream: Tensor | int, count: int) -> Iterator[tuple[slice, Tensor]]:
         key = mixed(mixed(self.iteration * GAMMA + self._key) + stream * GAMMA)
         self.iteration.add_(1)
-        numbers = key.new_empty((*key.shape[:-1], count), dtype=self._dtype)
         piece = _PIECE if key.device.type == "cpu" else max(1, count)
-        for start in range(0, count, piece):
-            end = min(start + piece, count)
-            self._fill(numbers[..., start:end], key, start)
-        return numbers
+        return (
+            (slice(i, i + piece), self._numbers(key, i, min(piece, count - i))) for i in range(0, max(count, 1), piece)
+        )
 
-    def _fill(self, out: Tensor, key: Tensor, start: int) -> None:
+    def _numbers(self, key: Tensor, start: int, count: int) -> Tensor:
         """Those from position `start` on."""
-        positions = torch.arange(start + 1, start + 1 + out.shape[-1], device=out.device)
+        positions = torch.arange(start + 1, start + 1 + count, device=key.device)
         # as many bits as the type holds exactly, so that 1 is never reached
         kept = 53 if self._dtype == torch.float64 else 24
-        out.copy_(shifted(mixed(key + positions * GAMMA), 64 - kept)).mul_(2.0**-kept)
+        return shifted(mixed(key + positions * GAMMA), 64 - kept).to(self._dtype).mul_(2.0**-kept)

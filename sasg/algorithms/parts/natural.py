@@ -24,11 +24,16 @@ class Natural(Compressor):
         self.draws = Draws()
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
+        rounded = torch.empty_like(vectors)
+        for part, draws in self.draws.per_worker(vectors.shape[1]):
+            rounded[:, part] = self._rounded(vectors[:, part], draws)
+        return Payload(rounded, code=self.code)
+
+    def _rounded(self, vectors: Tensor, draws: Tensor) -> Tensor:
         magnitudes = vectors.abs()
         words, mask = _EXPONENT[vectors.dtype]
         lower = (magnitudes.view(words) & mask).view(vectors.dtype)
         lower = torch.where(lower < self.code.smallest, 0, lower)
         gap = lower.clamp(min=self.code.smallest)  # up to the next power
-        rounds_up = self.draws.per_worker(vectors.shape[1]).mul_(gap) < magnitudes.sub_(lower)
-        rounded = torch.where(rounds_up, lower + gap, lower).clamp_(max=self.code.largest)
-        return Payload(rounded.copysign_(vectors), code=self.code)
+        rounds_up = draws.mul_(gap) < magnitudes.sub_(lower)
+        return torch.where(rounds_up, lower + gap, lower).clamp_(max=self.code.largest).copysign_(vectors)

@@ -34,11 +34,16 @@ class RandomRounding(Quantiser):
         """Quantised `vectors` [W, d] and their Euclidean norms [W, number of buckets]; zeros stay zeros."""
         norms = of_each(vectors, self._norms)
         of_entries = self.code.spread(norms, vectors.shape[1])
-        levels = (vectors.abs() * (self.code.num_levels / of_entries.clamp(min=torch.finfo(norms.dtype).tiny))).add_(
-            self.draws.per_worker(vectors.shape[1])
-        )
-        levels = torch.where(vectors == 0, 0, levels.floor_().clamp_(max=self.code.num_levels))
-        return self.code.dequantise(levels * vectors.sign(), of_entries), norms
+        rounded = torch.empty_like(vectors)
+        for part, draws in self.draws.per_worker(vectors.shape[1]):
+            rounded[:, part] = self._rounded(vectors[:, part], of_entries[:, part], draws)
+        return rounded, norms
+
+    def _rounded(self, vectors: Tensor, norms: Tensor, draws: Tensor) -> Tensor:
+        """norms: of each entry."""
+        levels = vectors.abs() * (self.code.num_levels / norms.clamp(min=torch.finfo(norms.dtype).tiny))
+        levels = levels.add_(draws).floor_().clamp_(max=self.code.num_levels)
+        return self.code.dequantise(torch.where(vectors == 0, 0, levels) * vectors.sign(), norms)
 
     def _norms(self, rows: Tensor) -> Tensor:
         size = self.code.bucket_size

@@ -40,8 +40,12 @@ class TernGrad(Compressor):
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         scales = of_segments(vectors, self.sizes, self._scale)
         wide = spread(scales, self.sizes)
-        kept = self.draws.per_worker(vectors.shape[1]).mul_(wide) < vectors.abs()  # always, where it is clipped
-        return Payload(self.code.dequantise(vectors.sign().mul_(kept), wide), code=self.code, side=scales)
+        rounded = torch.empty_like(vectors)
+        for part, draws in self.draws.per_worker(vectors.shape[1]):
+            entries, scale = vectors[:, part], wide[:, part]
+            kept = draws.mul_(scale) < entries.abs()  # always, where it is clipped
+            rounded[:, part] = self.code.dequantise(entries.sign().mul_(kept), scale)
+        return Payload(rounded, code=self.code, side=scales)
 
     def _scale(self, rows: Tensor) -> Tensor:
         """Of a tensor's entries [n, size]: the largest magnitude after clipping, [n]."""
