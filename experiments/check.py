@@ -38,10 +38,11 @@ def main() -> int:
         print(__doc__)
         return 0 if words else 2
     from sasg.checks import check
+    from sasg.training.progress import counted
 
     config, (findings,) = first_that_fits(words, lambda config: check([config]))
     task, method = config.task.name, config.algorithm["name"]
-    print(f"{method} on {task}, {config.cluster.workers} workers:")
+    print(f"{method} on {task}, {counted(config.cluster.workers, 'worker')}:")
     for finding in findings:
         print(f"  {'yes' if finding.holds else 'NO':<4}{finding.promise:<27} {finding.seen}")
     return 0 if all(finding.holds for finding in findings) else 1

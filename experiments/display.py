@@ -12,7 +12,7 @@ from experiments.pool import Job, Pool, total_seconds
 from experiments.several import duration
 from sasg.cluster.factory import choose_processes
 from sasg.report.runs import Entry
-from sasg.training.progress import metric_text
+from sasg.training.progress import counted, metric_text
 
 
 def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
@@ -34,10 +34,10 @@ def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
             + (f"; {duration(seconds[task, method])}" if seconds[task, method] else "")
         )
     if jobs:
-        total = duration(total_seconds(jobs, slots))
+        total, to_do = duration(total_seconds(jobs, slots)), f"{len(jobs)} of {counted(len(entries), 'run')} to do"
         spread = [job for job in jobs if job.config.cluster.kind == "distributed"]
         measured = ", as measured in one process without messages" if spread else ""
-        text.append(f"  {len(jobs)} of {len(entries)} runs to do, {slots} at a time: about {total}{measured}")
+        text.append(f"  {to_do}, {slots} at a time: about {total}{measured}")
         text += sorted({f"  each in {choice}" for job in spread if (choice := _choice(job))})
     return "\n".join(text)
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -13,7 +13,7 @@ from experiments.composing import composed, quiet_hydra
 from experiments.messages import did_you_mean
 from sasg.config import Config
 from sasg.errors import UserError
-from sasg.parts import takes
+from sasg.parts import coerce, takes
 from sasg.places import CONF, files, refuse_hidden
 
 _SINGULAR = {"tasks": "task", "methods": "method", "algorithm": "method", "seeds": "seed"}
@@ -80,7 +80,7 @@ def load_study(name: str) -> Study:
         raise UserError(f"study={name}: there is none in conf/study; {did_you_mean(name, known)}")
     if not path.is_file():
         raise UserError(f"study={name}: there is no such file")
-    study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), _mapping(path)))
+    study = _study(path)
     if study.reference is not None:
         names = [_name_of(method) for method in study.methods]
         if study.reference not in names:
@@ -95,11 +95,21 @@ def study_name(name: str) -> str:
     return Path(name).stem if name.endswith(".yaml") else name
 
 
-def _mapping(path: Path) -> DictConfig:
-    values = OmegaConf.load(path)
-    if not isinstance(values, DictConfig):
-        raise UserError(f"{path}: a study has the keys tasks, methods, seeds, overrides, reference and report")
-    return values
+def _study(path: Path) -> Study:
+    """The study that a YAML file holds; what stands twice in a list counts once. UserError: it holds none."""
+    hints = get_type_hints(Study)
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a study has the keys {', '.join(hints)}")
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{path}: {key}: unknown key; {did_you_mean(str(key), list(hints))}")
+        values[key] = coerce(f"{path}: {key}", value, hints[key])
+    for key in ("tasks", "methods", "seeds"):
+        if not values.get(key):
+            raise UserError(f"{path}: {key}: names none; give a list of one or several")
+        values[key] = list(dict.fromkeys(values[key]))
+    return Study(**values)
 
 
 def _name_of(method: str) -> str:

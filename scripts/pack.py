@@ -8,7 +8,6 @@ Tables and figures of studies find packed runs like folders; `sasg study NAME jo
 What is packed is configuration and summary: curves, decisions and times are in the folders alone.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -22,14 +21,16 @@ require("hydra", "torch", "pandas")
 
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import study_configs, study_name  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.packed import SUFFIX, pack  # noqa: E402
 from sasg.report.runs import look_up  # noqa: E402
+from sasg.training.progress import counted  # noqa: E402
 
 
 def main() -> int:
     """Pack what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("study", help="of conf/study, or a YAML file")
     parser.add_argument("--from", dest="source", default=str(ROOT / "results" / "runs"), metavar="RUNS_DIR")
     parser.add_argument("--into", type=Path, default=ROOT / "results" / "runs", metavar="RUNS_DIR")
@@ -39,7 +40,7 @@ def main() -> int:
         raise UserError(f"{options.study}: none of its runs has ended in {options.source}")
     path = options.into / f"{study_name(options.study)}{SUFFIX}"
     number = pack(path, [(run.identity, run.summary) for run in runs])
-    print(f"{path}: {number} runs, {path.stat().st_size:,} bytes")
+    print(f"{path}: {counted(number, 'run')}, {path.stat().st_size:,} bytes")
     return 0
 
 

@@ -25,6 +25,7 @@ from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
 from sasg.report.writing import Row, Table, made_on
 from sasg.training.commands import repeat_command
+from sasg.training.progress import counted
 from sasg.training.run_folder import write_text
 
 _PAGE = Path(__file__).parent / "page"
@@ -71,7 +72,7 @@ def write(page: Page, parts: Sequence[Part], path: Path) -> str:
         text = text.replace(f"@@{name}@@", piece)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-    return f"written: {path} ({len(text.encode()) / 1e6:.1f} MB, {len(found['runs'])} runs)"
+    return f"written: {path} ({len(text.encode()) / 1e6:.1f} MB, {counted(len(found['runs']), 'run')})"
 
 
 def contents(parts: Sequence[Part], folder: Path) -> dict[str, Any]:
@@ -141,8 +142,8 @@ def _run(run: Run, label: str, folder: Path) -> dict[str, Any]:
         "skipped": None if skipped is None else _short(skipped),
         "device": identity["device"],
         "commit": summary.get("commit"),
-        "folder": Path(os.path.relpath(run.path.absolute(), folder.absolute())).as_posix(),
-        "command": repeat_command(run.path),
+        "folder": Path(os.path.relpath((run.packed or run.path).absolute(), folder.absolute())).as_posix(),
+        "command": repeat_command(run.path, packed=run.packed),
         "identity": identity,
         "summary": {key: summary.get(key) for key in ("device", "precision", "data", "versions", "cluster")},
         **_curves(run),

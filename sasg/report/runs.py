@@ -16,6 +16,7 @@ import pandas as pd
 
 from sasg.config import Config, digest, from_dict
 from sasg.errors import UserError
+from sasg.report.metrics import read_metrics
 from sasg.report.packed import SUFFIX, unpacked
 from sasg.training.run_folder import RunFolder, read_identity, read_uploads
 
@@ -52,14 +53,14 @@ class Run:
 
     @property
     def has_rows(self) -> bool:
-        """Whether it came to an evaluation."""
-        return (self.path / "metrics.csv").exists()
+        """Whether it came to an evaluation, and nothing of it is damaged."""
+        return self.status != "damaged" and (self.path / "metrics.csv").exists()
 
     @property
     def metrics(self) -> pd.DataFrame:
         """A row per evaluation (see docs/runs.md). UserError: the run is packed, which leaves them out."""
         self._check_folder("metrics")
-        return pd.read_csv(self.path / "metrics.csv")
+        return read_metrics(self.path / "metrics.csv")
 
     @property
     def uploads(self) -> np.ndarray:

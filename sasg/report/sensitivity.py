@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sasg.config import flat
 from sasg.errors import UserError
 from sasg.report.columns import ROUNDS, SKIPPED, OverSeeds, at_baseline, final, uplink_to_baseline
 from sasg.report.curves import CODE
@@ -20,7 +21,7 @@ from sasg.report.judging import final_name
 from sasg.report.names import method_name
 from sasg.report.panels import gap, legend, line_of, percent_tick, title
 from sasg.report.runs import Entry
-from sasg.report.series import Series, all_series, by_task, flat
+from sasg.report.series import Series, all_series, by_task
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
 from sasg.report.writing import Table
 

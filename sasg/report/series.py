@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sasg.config import Config
+from sasg.config import Config, flat
 from sasg.problem.problem import build_objective
 from sasg.report.names import METHODS, TASKS, method_name
 from sasg.report.runs import Entry, Run
@@ -176,14 +176,3 @@ def metric_of(series: Sequence[Series]) -> str:
     if config.task.baseline is not None:
         return config.task.baseline.metric
     return build_objective(config).metrics[0]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found.update(flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found

@@ -24,6 +24,7 @@ from sasg.report.runs import Entry, Run
 from sasg.report.series import Series
 from sasg.report.style import save
 from sasg.training.commands import repeat_command
+from sasg.training.progress import counted
 from sasg.training.run_folder import write_text
 
 
@@ -137,10 +138,10 @@ def _link(entry: Entry, folder: Path) -> str:
 
 def made_on(series: Sequence[Series]) -> list[str]:
     """How many runs of each task were made on what."""
-    made = [f"runs on {_made_with(run)}" for one in series for run in one.runs]
+    made = [_made_with(run) for one in series for run in one.runs]
     tasks = [task_name(one.task) for one in series for _ in one.runs]
     counts = Counter(zip(tasks, made, strict=True))
-    return [f"{task}: {count} {how}" for (task, how), count in counts.items()]
+    return [f"{task}: {counted(count, 'run')} on {how}" for (task, how), count in counts.items()]
 
 
 def _made_with(run: Run) -> str:
