@@ -33,7 +33,7 @@ def main() -> int:
 def _entry(path: Path) -> Entry:
     entries = entries_in([path])
     run = entries[0].found
-    if len(entries) > 1 or run is None or not run.has_rows or not (path / "uploads.npz").exists():
+    if len(entries) > 1 or run is None or not all((path / name).exists() for name in ("metrics.csv", "uploads.npz")):
         raise UserError(f"{path}: must be the folder of one run that has results (metrics.csv, uploads.npz)")
     return entries[0]
 

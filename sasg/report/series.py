@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from sasg.config import Config, flat
+from sasg.errors import UserError
 from sasg.problem.problem import build_objective
 from sasg.report.names import METHODS, TASKS, method_name
 from sasg.report.runs import Entry, Run
@@ -168,6 +169,15 @@ def by_task(series: Iterable[Series]) -> dict[str, list[Series]]:
     for one in series:
         tasks.setdefault(one.task, []).append(one)
     return tasks
+
+
+def of_methods(entries: Sequence[Entry], methods: Sequence[str]) -> dict[str, list[Series]]:
+    """The series of these methods by task. UserError: there are none."""
+    found = by_task(one for one in all_series(entries) if one.method in methods)
+    if not found:
+        there = ", ".join(dict.fromkeys(entry.method for entry in entries))
+        raise UserError(f"methods={', '.join(methods)}: none of them is among the runs, which are of {there}")
+    return found
 
 
 def metric_of(series: Sequence[Series]) -> str:

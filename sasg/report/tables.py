@@ -34,8 +34,8 @@ from sasg.report.published import published as published_numbers
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series
 from sasg.report.statistics import INTERVAL, INTERVAL_NOTE, Statistics, paired_ratios
+from sasg.report.times import link_of, seconds_to_baseline
 from sasg.report.times import links as all_links
-from sasg.report.times import seconds_to_baseline
 from sasg.report.writing import Row, Table
 
 COMPARED = (ROUNDS, PAPER_BITS, uplink_to_baseline("int32"), uplink_to_baseline("log2"))
@@ -261,7 +261,7 @@ def links(entries: Sequence[Entry]) -> Table:
 
 def on_link(name: str) -> OverSeeds:
     """Modelled seconds of communication up to the crossing on a link of conf/link."""
-    link = all_links()[name]
+    link = link_of(name)
     return OverSeeds(
         f"seconds_{name}", f"Seconds {name}", lambda run: seconds_to_baseline(run, link), whole_seconds, "baseline"
     )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sasg.cluster.accounting.links import Link
+from sasg.errors import UserError
 from sasg.places import CONF
 from sasg.report.curves import frame, over_runs
 from sasg.report.judging import baseline_name
@@ -20,7 +21,7 @@ from sasg.report.published import published
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
-from sasg.report.times import links, seconds, seconds_to_baseline
+from sasg.report.times import link_of, seconds, seconds_to_baseline
 
 MEASURED = CONF.parent / "results" / "table3" / "table3.csv"
 """Our Table III, where it was measured."""
@@ -40,9 +41,12 @@ def communication_time(entries: Sequence[Entry], task: str, link: str, measured:
     (a) Seconds per 100 iterations, beside the published ones of Table III where the task has them, and with `measured`
     ours; (b) accuracy against time and (c) seconds per iteration along the training, for the methods that sparsify.
     """
-    series = [one for one in all_series(entries) if one.task == task]
+    by_name = by_task(all_series(entries))
+    if task not in by_name:
+        raise UserError(f"task={task}: none of the runs is on it; they are on {', '.join(by_name)}")
+    series = by_name[task]
     sparse = [one for one in series if "density" in one.config.algorithm.get("compressor", {})]
-    timed = {one.label: [_with_seconds(run, links()[link]) for run in one.drawn] for one in series}
+    timed = {one.label: [_with_seconds(run, link_of(link)) for run in one.drawn] for one in series}
     points = {"published": _published(task), "measured": measured_seconds() if measured else {}}
     points = {kind: values for kind, values in points.items() if values}
     with drawing():

@@ -96,6 +96,8 @@ def write_part(where: str, spec: Mapping[str, Any], entries: Sequence[Entry], fo
     file = options.pop("file", None)
     if not file:
         raise UserError(f"{where}: needs a `file`, the name of what is written")
+    if Path(str(file)).name != file:
+        raise UserError(f"{where}: file={file}: must be a plain name, of files in the folder of the study's tables")
     made = build(where, options, (Table, Figure), entries=entries)
     if isinstance(made, Figure):
         return save(made, folder, file)
