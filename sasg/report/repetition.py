@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sasg.config import flat
 from sasg.report.comparison import Comparison, compare
 from sasg.report.runs import Run
 from sasg.training.run_folder import read_uploads
@@ -29,10 +30,10 @@ def beside(original: Path, again: Path) -> tuple[bool, list[str]]:
 def beside_packed(summary: dict[str, Any], again: Path) -> tuple[bool, list[str]]:
     """The same of a packed run, by its summary: what was counted and measured at the baseline and at the end."""
     repeated = json.loads((again / "summary.json").read_text())
-    pairs = {key: (summary.get(key), repeated.get(key)) for key in _RESULTS}
-    if all(one == other for one, other in pairs.values()):
+    one, other = (flat({key: found.get(key) for key in _RESULTS}) for found in (summary, repeated))
+    if one == other:
         return True, [f"equal: {', '.join(_RESULTS)} (packed runs keep no upload decisions to compare)"]
-    return False, [f"{key}: {one} | {other}" for key, (one, other) in pairs.items() if one != other]
+    return False, [f"{k}: {one.get(k)} | {other.get(k)}" for k in {**one, **other} if one.get(k) != other.get(k)]
 
 
 def in_words(found: Comparison) -> list[str]:
