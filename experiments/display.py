@@ -27,10 +27,11 @@ def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
         states[_state(job)].append(str(seed))
         seconds[key] = seconds.get(key, 0.0) + (job.seconds_left if job else 0.0)
     text = []
+    widths = [max([least, *map(len, names)]) for least, names in zip((10, 8), zip(*lines))]
     for (task, method), states in lines.items():
         told = "; ".join(f"{state}: seeds {' '.join(seeds)}" for state, seeds in states.items() if seeds)
         text.append(
-            f"  {task:<10} {method:<8} {told}"
+            f"  {task:<{widths[0]}} {method:<{widths[1]}} {told}"
             + (f"; {duration(seconds[task, method])}" if seconds[task, method] else "")
         )
     if jobs:

@@ -16,7 +16,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
     for name in table:
         if len(table) and not pd.api.types.is_numeric_dtype(table[name]):
             raise _damaged(path, f"its column {name} holds what is no number")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas took a column too many for names of rows
+    if not table.index.equals(pd.RangeIndex(len(table))):  # pandas took a column too many for names of rows
         raise _damaged(path, "its rows are longer than its header")
     if "iteration" not in table:
         raise _damaged(path, "it has no column iteration")
