@@ -18,6 +18,7 @@ from sasg.report import figures, packed, tables, time_figures
 from sasg.report.columns import whole_seconds
 from sasg.report.metrics import read_metrics
 from sasg.report.runs import entries_in, read_run
+from sasg.report.series import all_series
 from sasg.report.writing import write_part
 from sasg.training.progress import counted
 from tests import small_runs
@@ -249,6 +250,15 @@ class TestPackedRuns:
             monkeypatch.setattr("sys.argv", ["sasg", str(path), "--into", "again"])
             assert front.telling_user_errors(front.main) == 2
             assert told in capsys.readouterr().err
+
+
+def test_of_a_setting_that_a_method_lacks_figures_say_nothing(made):
+    """Not "density=None"."""
+    series = all_series(entries_in([made]))[0]
+    keys = ["epochs", "algorithm.compressor.density"]
+    assert figures._with_label(series, keys).label == "epochs=40"
+    assert figures._with_label(series, keys[1:]).label == series.label
+    assert figures._word(series, keys[1]) == "without density"
 
 
 def test_times_are_of_the_task_that_is_asked_for(made):

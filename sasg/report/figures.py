@@ -109,11 +109,13 @@ def _split(words: str, part: Sequence[Series], by: Callable[[Series], str]) -> l
 
 
 def _with_label(one: Series, keys: Sequence[str]) -> Series:
-    return replace(one, label=", ".join(_word(one, key) for key in keys)) if keys else one
+    words = [_word(one, key) for key in keys if one.setting(key) is not None]  # of what the method has
+    return replace(one, label=", ".join(words)) if words else one
 
 
 def _word(one: Series, key: str) -> str:
-    return f"{key.rpartition('.')[2]}={one.setting(key)}"
+    name, value = key.rpartition(".")[2], one.setting(key)
+    return f"without {name}" if value is None else f"{name}={value}"
 
 
 def accuracy_and_loss(entries: Sequence[Entry]) -> Figure:
