@@ -4,11 +4,10 @@ Its looks and its behaviour are in page/; here is what it shows, as plain data f
 are written beside the runs, and the series of runs that are behind them.
 """
 
-import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.curves import TRIGGER_COLUMNS, frame, upload_shares
 from sasg.report.names import METRICS, method_name, task_name
-from sasg.report.published import published
+from sasg.report.published import measured_by_method, published
 from sasg.report.runs import ENDED, Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import Look, looks
@@ -195,10 +194,7 @@ def table3(path: Path) -> Table:
     """Table III, published and measured (path: our table3.csv, if it is there)."""
     header = ("Task", "Method", "Communication, paper", "measured", "modelled", "Extra computation, paper", "measured")
     header += ("Extra server memory, paper", "measured")
-    ours: Mapping[str, Mapping[str, str]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            ours = {row["method"]: row for row in csv.DictReader(file)}
+    ours = measured_by_method(path)
     rows = []
     for (task, method), paper in published("table3").items():
         own = ours.get(method, {})

@@ -1,6 +1,5 @@
 """Figures of communication times, modelled from the ledger; what was measured is marked apart."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sasg.report.curves import frame, over_runs
 from sasg.report.judging import baseline_name
 from sasg.report.names import metric_label
 from sasg.report.panels import draw_curve, gap, legend, letter, line_of, title, zoom_on_baseline
-from sasg.report.published import published
+from sasg.report.published import measured_by_method, published
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
@@ -165,10 +164,7 @@ def _published(task: str) -> dict[str, float]:
 
 def measured_seconds(path: Path = MEASURED) -> dict[str, float]:
     """Measured seconds per 100 iterations by method; nothing where nothing was measured."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {row["method"]: float(row["communication_s_measured"]) for row in csv.DictReader(file)}
+    return {method: float(row["communication_s_measured"]) for method, row in measured_by_method(path).items()}
 
 
 def _duration(seconds: float) -> str:
