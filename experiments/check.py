@@ -39,12 +39,14 @@ def main() -> int:
     if any(word in ("-h", "--help") for word in words):
         print(__doc__.strip())
         return 0
+    from experiments.messages import refuse_twice
     from sasg.checks import check
     from sasg.errors import UserError
     from sasg.training.progress import counted
 
     if not words:
         raise UserError("which method? Give its YAML file, or algorithm=NAME; see --help")
+    refuse_twice(words)
     config, (findings,) = first_that_fits(words, lambda config: check([config]))
     task, method = config.task.name, config.algorithm["name"]
     print(f"{method} on {task}, {counted(config.cluster.workers, 'worker')}:")

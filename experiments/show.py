@@ -76,12 +76,15 @@ def _in_file(path: Path) -> Iterator[_Run]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The contents of a JSON file of a run; {} where it is not there (yet), None where it is damaged."""
+    """The contents of a JSON file of a run; {} where it is not there (yet), None where it is damaged.
+
+    OSError: it cannot be read now.
+    """
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError):
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

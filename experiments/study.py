@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.composing import composed, quiet_hydra
-from experiments.messages import did_you_mean
+from experiments.messages import did_you_mean, refuse_twice
 from sasg.config import Config
 from sasg.errors import UserError
 from sasg.parts import coerce, takes
@@ -67,6 +67,7 @@ def parse(words: Iterable[str]) -> Command:
             raise UserError(f"{key} is given twice; separate several with commas: {key}=a,b")
         else:
             own[key] = _value(key, value)
+    refuse_twice(overrides)
     if "study" not in own:
         raise UserError(f"which study? Give study=..., one of {', '.join(sorted(files('study')))}")
     return Command(**own, overrides=tuple(overrides))

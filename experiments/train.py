@@ -19,6 +19,7 @@ import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 
 from experiments.composing import RunNotFinished, composed, quiet_hydra, telling_errors  # noqa: E402
+from experiments.messages import refuse_twice  # noqa: E402
 from experiments.several import Several, names, told  # noqa: E402
 from sasg.__main__ import EXIT_CODES, run_config  # noqa: E402
 from sasg.config import Config  # noqa: E402
@@ -79,6 +80,7 @@ def main() -> int:
 def _compose_all(words: list[str]) -> None:
     """Fill the queue. UserError: one of several runs has a mistake, before the first one starts."""
     refuse_hidden()
+    refuse_twice(words)
     _with_hydra(_compose, words)
     if len(_QUEUE) > 1:  # a single run checks itself
         from sasg.training.trainer import check_parts

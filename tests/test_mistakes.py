@@ -68,6 +68,9 @@ def the_run(runs_dir: Path) -> Path:
         (["report", "folder"], "unrecognized arguments: folder; sasg report --help"),
         (["show", "--runs-dir"], "--runs-dir: expected one argument; sasg show --help"),
         (["show", "--runs-dir", "nowhere"], "nowhere: there is no run; give"),
+        (["train", "seed=1", "task=digits", "seed=2"], "seed is given twice (seed=1, seed=2); leave one out"),
+        (["study", "demo", "epochs=1", "epochs=2"], "epochs is given twice (epochs=1, epochs=2); leave one out"),
+        (["check", "algorithm=sgd", "algorithm=sasg"], "algorithm is given twice"),
         (["check"], "which method? Give its YAML file, or algorithm=NAME"),
     ],
 )

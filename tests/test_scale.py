@@ -10,9 +10,9 @@ from experiments import scale
 from sasg.errors import UserError
 
 
-def run(monkeypatch, tmp_path, *words: str) -> list[dict[str, str]]:
+def run(monkeypatch, tmp_path, *words: str, task="digits") -> list[dict[str, str]]:
     monkeypatch.setattr(
-        sys, "argv", ["scale.py", "--task", "digits", "--device", "cpu", "--out", str(tmp_path), *words]
+        sys, "argv", ["scale.py", "--task", task, "--device", "cpu", "--out", str(tmp_path), *words]
     )
     assert scale.main() == 0
     with (tmp_path / "digits-cpu.csv").open() as file:
@@ -46,4 +46,4 @@ def test_bad_input(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=told):
             run(monkeypatch, tmp_path, *words)
     with pytest.raises(UserError, match=r"its step size 1/L is not a number"):
-        run(monkeypatch, tmp_path, "--task", "lasso")
+        run(monkeypatch, tmp_path, task="lasso")
