@@ -11,9 +11,7 @@ from sasg.errors import UserError
 
 
 def run(monkeypatch, tmp_path, *words: str, task="digits") -> list[dict[str, str]]:
-    monkeypatch.setattr(
-        sys, "argv", ["scale.py", "--task", task, "--device", "cpu", "--out", str(tmp_path), *words]
-    )
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--task", task, "--device", "cpu", "--out", str(tmp_path), *words])
     assert scale.main() == 0
     with (tmp_path / "digits-cpu.csv").open() as file:
         return list(csv.DictReader(file))
