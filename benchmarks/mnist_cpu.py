@@ -21,7 +21,9 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.published_loop import PublishedLoop  # noqa: E402
+from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.cluster import SimulatedCluster  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.config import Config, load  # noqa: E402
 from sasg.problem.building import build_model, load_dataset  # noqa: E402
 from sasg.training.trainer import Trainer  # noqa: E402
@@ -30,8 +32,8 @@ ROW = 401_408  # the weights of the first layer
 TARGET_MS = {"sgd": 5.0, "sparse": 12.0, "lasg": 12.0, "sasg": 15.0}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = Parser(__doc__)
     parser.add_argument("--data", default="data", help="data.root (default: data)")
     parser.add_argument("--skip", type=int, default=300, help="iterations before timing starts (default: 300)")
     parser.add_argument("--blocks", type=int, default=6, help="timed blocks of 20 iterations (default: 6)")
@@ -105,4 +107,4 @@ def composed(method: str, data: str | None = None) -> Config:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(telling_user_errors(main))

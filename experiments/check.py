@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Does a method keep what the suite promises of every method? The contract, as a command.
 
-    experiments/check.py my_method.yaml                     # a file as those of conf/algorithm, wherever it lies
-    experiments/check.py algorithm=sasg                     # one that experiments/train.py knows
-    experiments/check.py my_method.yaml model=my_model      # with a model, data set or task of your own
-    experiments/check.py task=mnist algorithm=sasg max_iterations=10 cluster.workers=4
+    sasg check my_method.yaml                     # a file as those of conf/algorithm, wherever it lies
+    sasg check algorithm=sasg                     # one that sasg train knows
+    sasg check my_method.yaml model=my_model      # with a model, data set or task of your own
+    sasg check task=mnist algorithm=sasg max_iterations=10 cluster.workers=4
+
+(Not installed: experiments/check.py ...)
 
 Without a task of your own, the problem is a tiny one (digits, or logistic regression where the method asks for
 smoothness constants): seconds on one core. Gradients are those of plain PyTorch; a run repeats bit for bit; it goes on
@@ -34,14 +36,20 @@ TASKS = (
 def main() -> int:
     """Check what the command line names, and print the table."""
     words = sys.argv[1:]
-    if not words or words[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if words else 2
+    if any(word in ("-h", "--help") for word in words):
+        print(__doc__.strip())
+        return 0
+    from experiments.messages import refuse_twice
     from sasg.checks import check
+    from sasg.errors import UserError
+    from sasg.training.progress import counted
 
+    if not words:
+        raise UserError("which method? Give its YAML file, or algorithm=NAME; see --help")
+    refuse_twice(words)
     config, (findings,) = first_that_fits(words, lambda config: check([config]))
     task, method = config.task.name, config.algorithm["name"]
-    print(f"{method} on {task}, {config.cluster.workers} workers:")
+    print(f"{method} on {task}, {counted(config.cluster.workers, 'worker')}:")
     for finding in findings:
         print(f"  {'yes' if finding.holds else 'NO':<4}{finding.promise:<27} {finding.seen}")
     return 0 if all(finding.holds for finding in findings) else 1

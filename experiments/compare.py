@@ -6,19 +6,19 @@ Exit code 0: metrics and upload decisions are equal bit for bit. 1: they differ.
 In a checkout that is not installed: python -m experiments.cli compare.
 """
 
-import argparse
 from pathlib import Path
 
+from sasg.command_line import Parser
+from sasg.config import flat
 from sasg.errors import UserError
 from sasg.report.comparison import compare
 from sasg.report.repetition import in_words
 from sasg.report.runs import Entry, entries_in
-from sasg.report.series import flat
 
 
 def main() -> int:
     """Print how the two runs differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("other", type=Path, help="another one's")
     options = parser.parse_args()
@@ -33,7 +33,7 @@ def main() -> int:
 def _entry(path: Path) -> Entry:
     entries = entries_in([path])
     run = entries[0].found
-    if len(entries) > 1 or run is None or not run.has_rows or not (path / "uploads.npz").exists():
+    if len(entries) > 1 or run is None or not all((path / name).exists() for name in ("metrics.csv", "uploads.npz")):
         raise UserError(f"{path}: must be the folder of one run that has results (metrics.csv, uploads.npz)")
     return entries[0]
 

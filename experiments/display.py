@@ -13,7 +13,7 @@ from experiments.several import duration
 from sasg.cluster.factory import choose_processes
 from sasg.config import Config, digest
 from sasg.report.runs import Entry
-from sasg.training.progress import metric_text
+from sasg.training.progress import counted, metric_text
 
 
 def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
@@ -28,17 +28,18 @@ def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
         states[_state(job)].append(str(seed))
         seconds[key] = seconds.get(key, 0.0) + (job.seconds_left if job else 0.0)
     text = []
+    widths = [max([least, *map(len, names)]) for least, names in zip((10, 8), zip(*lines))]
     for (task, method), states in lines.items():
         told = "; ".join(f"{state}: seeds {' '.join(seeds)}" for state, seeds in states.items() if seeds)
         text.append(
-            f"  {task:<10} {method:<8} {told}"
+            f"  {task:<{widths[0]}} {method:<{widths[1]}} {told}"
             + (f"; {duration(seconds[task, method])}" if seconds[task, method] else "")
         )
     if jobs:
-        total = duration(total_seconds(jobs, slots))
+        total, to_do = duration(total_seconds(jobs, slots)), f"{len(jobs)} of {counted(len(entries), 'run')} to do"
         spread = [job for job in jobs if job.config.cluster.kind == "distributed"]
         measured = ", as measured in one process without messages" if spread else ""
-        text.append(f"  {len(jobs)} of {len(entries)} runs to do, {slots} at a time: about {total}{measured}")
+        text.append(f"  {to_do}, {slots} at a time: about {total}{measured}")
         text += sorted({f"  each in {choice}" for job in spread if (choice := _choice(job))})
     return "\n".join(text)
 

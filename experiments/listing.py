@@ -7,9 +7,9 @@
 Yours are YAML files in conf/ beside the call, or in the folder that SASG_CONF names; they are told with their path.
 """
 
-import argparse
 from difflib import get_close_matches
 
+from sasg.command_line import Parser
 from sasg.errors import UserError
 from sasg.places import CONF, description, files
 
@@ -31,7 +31,7 @@ _TITLES = {
 
 def main() -> int:
     """Print what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(_TITLES)}, or a part of a name")
     options = parser.parse_args()
     print("\n\n".join(_section(*found) for found in _chosen(options.what)))
@@ -49,19 +49,24 @@ def _chosen(words: list[str]) -> list[tuple[str, list[str]]]:
         return [(title, sorted(files(group))) for title, group in _TITLES.items()]
     chosen: dict[str, list[str]] = {}
     for word in words:
+        start = word.lower()
         found = {
             title: names
             for title, group in _TITLES.items()
-            if (names := [n for n in sorted(files(group)) if word.lower() in (title, group) or word.lower() in n])
+            if (names := [n for n in sorted(files(group)) if _begin_with(start, title, group) or start in n])
         }
-        whole = {title: names for title, names in found.items() if word.lower() in (title, _TITLES[title])}
+        whole = {title: names for title, names in found.items() if start in (title, _TITLES[title])}
         if not found:
-            similar = get_close_matches(word.lower(), _everything(), 1)
+            similar = get_close_matches(start, _everything(), 1)
             hint = f"did you mean {similar[0]}?" if similar else "sasg list tells all that there is"
             raise UserError(f"{word}: nothing is called so; {hint}")
         for title, names in (whole or found).items():
             chosen[title] = sorted({*chosen.get(title, []), *names})
     return list(chosen.items())
+
+
+def _begin_with(start: str, *names: str) -> bool:
+    return any(name.startswith(start) for name in names)
 
 
 def _everything() -> list[str]:

@@ -4,12 +4,14 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+
+from sasg.errors import UserError
 
 
 def one_line(error: Exception) -> str:
@@ -30,6 +32,16 @@ def one_line(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     return " ".join(text.split("Config search path")[0].split())
+
+
+def refuse_twice(words: Iterable[str]) -> None:
+    """UserError: a setting is given twice, of which Hydra would silently take the last."""
+    given: dict[str, str] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and key in given:
+            raise UserError(f"{key} is given twice ({given[key]}, {word}); leave one out")
+        given[key] = word
 
 
 def typed(key: str, value: str) -> str:

@@ -12,9 +12,9 @@ Where runs of a method differ in more than their seed, they are lines of their o
 In a checkout that is not installed: python -m experiments.cli plot.
 """
 
-import argparse
 from pathlib import Path
 
+from sasg.command_line import Parser
 from sasg.report.figures import lines
 from sasg.report.runs import entries_in
 from sasg.report.series import in_usual_order
@@ -24,7 +24,7 @@ from sasg.report.times import links
 
 def main() -> int:
     """Draw what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, a folder of runs, or a file of packed ones"
     )

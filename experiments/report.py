@@ -10,7 +10,6 @@ Elsewhere it shows the runs and studies that it is given, and nothing else. Noth
 In a checkout that is not installed: python -m experiments.cli report.
 """
 
-import argparse
 import html as text
 import typing
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from experiments.study import CONF, load_study, study_configs
 from experiments.tuning import with_tuning
+from sasg.command_line import Parser
 from sasg.errors import UserError
 from sasg.parts import build, resolve
 from sasg.report import html, tables
@@ -48,7 +48,7 @@ differ in <strong>when</strong> a worker uploads and <strong>what</strong>: SGD 
 
 def main() -> int:
     """Write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     parser.add_argument("--study", action="append", default=[], help="show its tables; may be given several times")
     parser.add_argument("--out", type=Path, help="default: report.html beside the folder of runs")

@@ -1,18 +1,19 @@
 #!/usr/bin/env python
 """Do the runs of a study that are missing, then write its tables and figures.
 
-    experiments/reproduce.py study=table2                             # everything; start it again at any time
-    experiments/reproduce.py study=table2 task=mnist seeds=1,19 jobs=2 budget=30m
-    experiments/reproduce.py study=demo                               # a minute or two, no data needed
-    experiments/reproduce.py study=table2 task=mnist epochs=2         # other settings: tables in a folder of their own
-    experiments/reproduce.py study=table2 jobs=0                      # only the tables, from the runs that are finished
+    sasg study table2                             # everything; start it again at any time
+    sasg study table2 task=mnist seeds=1,19 jobs=2 budget=30m
+    sasg study demo                               # a minute or two, no data needed
+    sasg study table2 task=mnist epochs=2         # other settings: tables in a folder of their own
+    sasg study table2 jobs=0                      # only the tables, from the runs that are finished
 
-study: of conf/study, yours beside the call (or in SASG_CONF) too, or a YAML file; installed: sasg study NAME ...
+study: of conf/study, yours beside the call (or in SASG_CONF) too, or a YAML file. Not installed:
+experiments/reproduce.py study=NAME ...
 task, method, seeds: what to run (default: all that the study names); several with commas.
 jobs: runs at a time (default: as many as cores, or as GPUs), 0 for tables alone. budget: stop cleanly after e.g. 30m.
 force=true: start even if it would take more than a day. tuned=true (frontier): choose step sizes first, each a stage of
-its own, then run at those. Everything else is passed on to the runs (experiments/train.py
---help): device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
+its own, then run at those. Everything else is passed on to the runs (sasg train --help):
+device=cpu, cluster=distributed, data.root=DIR, runs_dir=DIR.
 
 Exit code 0: all runs finished, or jobs=0. 1: some failed or diverged, with the reason. 2: something to mend, said in
 one line. 3: stopped by budget or signal; the same command goes on. What is finished has its tables in each case.

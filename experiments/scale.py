@@ -31,6 +31,7 @@ from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import compose_grid  # noqa: E402
 from sasg.cluster import SimulatedCluster  # noqa: E402
 from sasg.cluster.accounting.ledger import uplink_bits  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.problem.building import load_dataset  # noqa: E402
@@ -59,7 +60,7 @@ HEADER = (
 
 def main() -> int:
     """Measure what the command line names, and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--task", default="mnist", help="a file of conf/task (default: mnist)")
     parser.add_argument("--methods", nargs="+", default=["sgd", "sparse", "lasg", "sasg"], help="of conf/algorithm")
     parser.add_argument("--workers", nargs="+", type=int, default=[10, 100, 1000], help="default: 10 100 1000")

@@ -2,55 +2,106 @@
 
 sasg show results/runs/mnist-sasg-s1-b011dc90
 sasg show mnist-sasg         # in results/runs, by a part of the name: one run, or a line for each of several
-sasg show                    # a line for each run there
+sasg show                    # a line for each run there, with the settings in which those of one name differ
+sasg show FILE.jsonl.xz      # the same of packed runs
 """
 
-import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from experiments.several import told_apart
+from sasg.command_line import Parser
+from sasg.config import flat
 from sasg.errors import UserError
 from sasg.training.commands import repeat_command
 
 _APART = ("task", "seed", "data_sha256")
+_PACKED = ".jsonl.xz"
+
+
+class _Run(NamedTuple):
+    """What there is of a run."""
+
+    path: Path  # its folder; of a packed one, where that would be
+    identity: dict[str, Any]
+    summary: dict[str, Any]
+    damaged: str = ""  # the file that cannot be read
+    packed: Path | None = None  # the file that it is from
 
 
 def main() -> int:
     """Print what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("run", nargs="?", default="", metavar="RUN", help="a run's folder, or a part of its name")
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     options = parser.parse_args()
     found = _found(options.run, options.runs_dir)
-    print("\n".join(map(_line, found)) if len(found) > 1 else _told(found[0]))
+    print("\n".join(_lines(found)) if len(found) > 1 else _told(found[0]))
     return 0
 
 
-def _found(name: str, runs_dir: Path) -> list[Path]:
-    if name and (Path(name) / "config.json").is_file():
-        return [Path(name)]
-    if name and Path(name).is_dir():
-        name, runs_dir = "", Path(name)
-    found = sorted(path.parent for path in runs_dir.glob("*/config.json") if name in path.parent.name)
+def _found(name: str, runs_dir: Path) -> list[_Run]:
+    """The runs that are meant. UserError: there is none."""
+    path = Path(name)
+    if name and (path / "config.json").is_file():
+        return [_in_folder(path)]
+    if name and path.is_dir():
+        name, runs_dir = "", path
+    files = sorted(runs_dir.glob(f"*{_PACKED}"))
+    if name.endswith(_PACKED) and path.is_file():
+        name, runs_dir, files = "", path, [path]
+    found = [_in_folder(file.parent) for file in sorted(runs_dir.glob(f"*{name}*/config.json"))]
+    found += [run for file in files for run in _in_file(file) if name in run.path.name]
     if not found:
-        raise UserError(f"{name or runs_dir}: no such run in {runs_dir}; give its folder, or --runs-dir DIR")
+        what = f"{name}: no such run in {runs_dir}" if name else f"{runs_dir}: there is no run"
+        raise UserError(f"{what}; give a run's folder, a part of its name, or --runs-dir DIR")
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The contents of a JSON file of a run; {} where it is not there (yet), or damaged."""
+def _in_folder(path: Path) -> _Run:
+    identity, summary = _read(path / "config.json"), _read(path / "summary.json")
+    damaged = "summary.json" if summary is None else ""
+    if not identity or not isinstance(identity.get("task"), dict):
+        identity, damaged = {}, "config.json"
+    return _Run(path, identity, summary or {}, damaged)
+
+
+def _in_file(path: Path) -> Iterator[_Run]:
+    from sasg.report.packed import unpacked  # it needs torch, which takes seconds to import
+
+    for name, (identity, summary, *_) in unpacked(path).items():
+        yield _Run(path.parent / name, identity, summary, packed=path)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The contents of a JSON file of a run; {} where it is not there (yet), None where it is damaged.
+
+    OSError: it cannot be read now.
+    """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
         return {}
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _line(path: Path) -> str:
-    summary = _read(path / "summary.json")
-    reason = f" ({summary['reason']})" if summary.get("reason") else ""
-    told = [summary.get("status", "not finished") + reason, *_results(summary)]
-    return f"{path.name}: {', '.join(told)}"
+def _lines(runs: list[_Run]) -> list[str]:
+    settings = [{key: value for key, value in flat(run.identity).items() if key != "data_sha256"} for run in runs]
+    apart = told_apart([run.path.name.rpartition("-")[0] for run in runs], settings)
+    return [_line(run, words) for run, words in zip(runs, apart, strict=True)]
+
+
+def _line(run: _Run, apart: str) -> str:
+    name = f"{run.path.name} ({apart})" if apart else run.path.name
+    if run.damaged:
+        return f"{name}: {run.damaged} is damaged"
+    reason = f" ({run.summary['reason']})" if run.summary.get("reason") else ""
+    told = [run.summary.get("status", "not finished") + reason, *_results(run.summary)]
+    return f"{name}: {', '.join(told)}"
 
 
 def _results(summary: dict[str, Any]) -> list[str]:
@@ -62,30 +113,38 @@ def _results(summary: dict[str, Any]) -> list[str]:
     return words + ([f"{totals['rounds']:,} rounds"] if totals else [])
 
 
-def _told(path: Path) -> str:
-    summary, identity = _read(path / "summary.json"), _read(path / "config.json")
+def _told(run: _Run) -> str:
+    summary, identity = run.summary, run.identity
+    place = f"{run.path.name}, packed in {run.packed}" if run.packed else str(run.path)
     sections = [
-        (str(path), [("status", _status(summary)), *_outline(summary)]),
-        ("settings", list(_flat({key: value for key, value in identity.items() if key not in _APART}))),
-        ("task", list(_flat(identity.get("task", {})))),
-        ("at the end", _numbers(summary.get("final"))),
-        ("up to the baseline", _numbers(summary.get("crossing"))),
-        ("in all", _numbers(summary.get("totals"))),
-        ("once more, and compared with this one", _again(path, summary)),
-        ("files", [(file.name, f"{file.stat().st_size:,} bytes") for file in sorted(path.iterdir()) if file.is_file()]),
+        (place, [("status", _status(run)), *_outline(summary)]),
+        ("settings", _rows({key: value for key, value in identity.items() if key not in _APART})),
+        ("task", _rows(identity.get("task", {}))),
+        ("at the end", _rows(summary.get("final") or {})),
+        ("up to the baseline", _rows(summary.get("crossing") or {})),
+        ("in all", _rows(summary.get("totals") or {})),
+        ("once more, and compared with this one", _again(run)),
+        ("files", [] if run.packed else _files(run.path)),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in sections if rows)
 
 
-def _status(summary: dict[str, Any]) -> str:
-    if not summary:
+def _status(run: _Run) -> str:
+    if run.damaged:
+        return f"{run.damaged} is damaged; move the folder away, and the command that began the run does it again"
+    if not run.summary:
         return "not finished: the command that began it goes on from its last checkpoint"
-    reason = f": {summary['reason']}" if summary.get("reason") else ""
-    return f"{summary['status']}{reason}"
+    reason = f": {run.summary['reason']}" if run.summary.get("reason") else ""
+    return f"{run.summary.get('status', 'not finished')}{reason}"
 
 
-def _again(path: Path, summary: dict[str, Any]) -> list[tuple[str, str]]:
-    return [("run", repeat_command(path))] if summary.get("status") in ("finished", "diverged") else []
+def _again(run: _Run) -> list[tuple[str, str]]:
+    ended = run.summary.get("status") in ("finished", "diverged")
+    return [("run", repeat_command(run.path, packed=run.packed))] if ended else []
+
+
+def _files(path: Path) -> list[tuple[str, str]]:
+    return [(file.name, f"{file.stat().st_size:,} bytes") for file in sorted(path.iterdir()) if file.is_file()]
 
 
 def _outline(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -94,15 +153,8 @@ def _outline(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [(key, _text(summary[key])) for key in keys if summary.get(key) is not None]
 
 
-def _numbers(values: dict[str, Any] | None) -> list[tuple[str, str]]:
-    return [(key, _text(value)) for key, value in (values or {}).items()]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, value in values.items():
-        rows += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, _text(value))]
-    return rows
+def _rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(key, _text(value)) for key, value in flat(values).items()]
 
 
 def _text(value: Any) -> str:

@@ -2,18 +2,18 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.composing import composed, quiet_hydra
-from experiments.messages import did_you_mean
+from experiments.messages import did_you_mean, refuse_twice
 from sasg.config import Config
 from sasg.errors import UserError
-from sasg.parts import resolved, takes
+from sasg.parts import coerce, resolved, takes
 from sasg.places import CONF, files, refuse_hidden
 
 _SINGULAR = {"tasks": "task", "methods": "method", "algorithm": "method", "seeds": "seed"}
@@ -94,6 +94,7 @@ def parse(words: Iterable[str]) -> Command:
             raise UserError(f"{key} is given twice; separate several with commas: {key}=a,b")
         else:
             own[key] = _value(key, value)
+    refuse_twice(overrides)
     if "study" not in own:
         raise UserError(f"which study? Give study=..., one of {', '.join(sorted(files('study')))}")
     return Command(**own, overrides=tuple(overrides))
@@ -107,7 +108,7 @@ def load_study(name: str) -> Study:
         raise UserError(f"study={name}: there is none in conf/study; {did_you_mean(name, known)}")
     if not path.is_file():
         raise UserError(f"study={name}: there is no such file")
-    study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Study), _mapping(path)))
+    study = _study(path)
     study.methods = _all_of(study.methods, study.without, path)
     if study.reference is not None:
         names = [_name_of(method) for method in study.methods]
@@ -123,11 +124,21 @@ def study_name(name: str) -> str:
     return Path(name).stem if name.endswith(".yaml") else name
 
 
-def _mapping(path: Path) -> DictConfig:
-    values = OmegaConf.load(path)
-    if not isinstance(values, DictConfig):
-        raise UserError(f"{path}: a study has the keys {', '.join(f.name for f in fields(Study))}")
-    return values
+def _study(path: Path) -> Study:
+    """The study that a YAML file holds; what stands twice in a list counts once. UserError: it holds none."""
+    hints = get_type_hints(Study)
+    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a study has the keys {', '.join(hints)}")
+    for key, value in values.items():
+        if key not in hints:
+            raise UserError(f"{path}: {key}: unknown key; {did_you_mean(str(key), list(hints))}")
+        values[key] = coerce(f"{path}: {key}", value, hints[key])
+    for key in ("tasks", "methods", "seeds"):
+        if not values.get(key):
+            raise UserError(f"{path}: {key}: names none; give a list of one or several")
+        values[key] = list(dict.fromkeys(values[key]))
+    return Study(**values)
 
 
 def _all_of(methods: Sequence[str], without: Sequence[str], path: Path) -> list[str]:

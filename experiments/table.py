@@ -9,9 +9,9 @@ it, there is no mean, and the cell says how many do.
 In a checkout that is not installed: python -m experiments.cli table.
 """
 
-import argparse
 from pathlib import Path
 
+from sasg.command_line import Parser
 from sasg.report.runs import entries_in
 from sasg.report.series import in_usual_order
 from sasg.report.tables import any_runs
@@ -20,7 +20,7 @@ from sasg.report.times import links
 
 def main() -> int:
     """Print the table of what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, a folder of runs, or a file of packed ones"
     )

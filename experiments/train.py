@@ -19,7 +19,8 @@ import hydra  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 
 from experiments.composing import RunNotFinished, composed, quiet_hydra, telling_errors  # noqa: E402
-from experiments.several import Several, told  # noqa: E402
+from experiments.messages import refuse_twice  # noqa: E402
+from experiments.several import Several, names, told  # noqa: E402
 from sasg.__main__ import EXIT_CODES, run_config  # noqa: E402
 from sasg.config import Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
@@ -27,7 +28,7 @@ from sasg.lifetime import outlive_terminal  # noqa: E402
 from sasg.places import CONF, refuse_hidden  # noqa: E402
 
 _QUEUE: list[Config] = []  # Hydra composes and checks all runs before the first one starts
-_NUM_RUNS = "SASG_NUM_RUNS"  # of a sweep, for the launcher's processes
+_NAMES = "SASG_RUN_NAMES"  # of a sweep's runs, for the launcher's processes
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
@@ -48,7 +49,8 @@ def _run_in_job(values) -> None:
     """One run of a sweep, in the process that a launcher started for it."""
     outlive_terminal()
     config = composed(values)[0]
-    print(told(HydraConfig.get().job.num + 1, int(os.environ[_NUM_RUNS]), config), file=sys.stderr, flush=True)
+    number, called = HydraConfig.get().job.num, json.loads(os.environ[_NAMES])
+    print(told(number + 1, len(called), called[number]), file=sys.stderr, flush=True)
     if code := run_config(config):
         raise RunNotFinished(code)
 
@@ -62,7 +64,7 @@ def main() -> int:
         _compose_all(words)
         return _run_all()
     _compose_all([word for word in words if word not in of_launcher])
-    os.environ[_NUM_RUNS] = str(len(_QUEUE))
+    os.environ[_NAMES] = json.dumps(names(_QUEUE))
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # for the launcher's processes
     try:
         _with_hydra(_run_in_job, words)
@@ -78,6 +80,7 @@ def main() -> int:
 def _compose_all(words: list[str]) -> None:
     """Fill the queue. UserError: one of several runs has a mistake, before the first one starts."""
     refuse_hidden()
+    refuse_twice(words)
     _with_hydra(_compose, words)
     if len(_QUEUE) > 1:  # a single run checks itself
         from sasg.training.trainer import check_parts

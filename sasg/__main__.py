@@ -2,18 +2,20 @@
 
     python -m sasg config.json
     python -m sasg results/runs/NAME/config.json --into again     # a finished run once more, compared with the first
+    python -m sasg results/runs/FILE.jsonl.xz/NAME --into again   # a packed one (sasg show FILE.jsonl.xz: its names)
 
 Exit code 0: finished. 1: diverged, failed, or (--into) not the same again. 2: something to mend, said in one line. 3:
 stopped by budget or signal; the same command goes on.
 """
 
-import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sasg.command_line import Parser
 from sasg.config import Config, load
 from sasg.environment import require
 from sasg.errors import ClusterError, UserError, lack_of_memory
@@ -25,6 +27,10 @@ ensure_home()  # here: before a command line imports what keeps files in it
 EXIT_CODES = {"finished": 0, "diverged": 1, "stopped": 3}
 """Exit code by a run's status; 1 also where something failed, 2 for a mistake of the user's."""
 
+_WRONG_PATH = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
 TRACEBACK = "SASG_TRACEBACK"
 """The environment variable with which errors in a user's own code, and lack of memory, keep their traceback."""
 
@@ -36,10 +42,8 @@ def main() -> int:
         stop_with_parent()
         end_quietly_on_interrupt()
     outlive_terminal()
-    parser = argparse.ArgumentParser(
-        prog="python -m sasg", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", type=Path, help="written by experiments/train.py ... +write=CONFIG.json")
+    parser = Parser(__doc__, "python -m sasg")
+    parser.add_argument("config", type=Path, help="written by sasg train ... +write=CONFIG.json")
     parser.add_argument("--into", metavar="FOLDER", help="repeat a finished run in FOLDER, and compare the two")
     options = parser.parse_args()
     if options.into is None:
@@ -67,16 +71,24 @@ def _repeat(path: Path, into: str) -> int:
     if "RANK" in os.environ:
         raise UserError("--into: is given without torchrun; the processes that the run had are started")
     try:
-        from sasg.report.repetition import beside
+        from sasg.report.repetition import beside, beside_packed
     except ImportError as error:
         raise UserError(f"--into: the comparison needs {error.name}: pip install {error.name}") from None
+    from sasg.report.packed import SUFFIX, packed_run
     from sasg.training.repeat import Repetition
 
-    repetition = Repetition(path, into)
+    if path.parent.name.endswith(SUFFIX):
+        identity, summary, *_ = packed_run(path.parent, path.name)
+        repetition = Repetition(identity, summary, into)
+    else:
+        summary, repetition = None, Repetition.of_folder(path, into)
     code = run_config(repetition.config)
     if code == EXIT_CODES["stopped"]:
         return code
-    equal, words = beside(repetition.original, repetition.folder)
+    if summary is None:
+        equal, words = beside(path.parent, repetition.folder)
+    else:
+        equal, words = beside_packed(summary, repetition.folder)
     print("\n".join(words))
     return 0 if equal else 1
 
@@ -103,8 +115,8 @@ def telling_user_errors(main: Callable[[], int]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 -- for the rest of the process
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(1, f"{where}{error.strerror or error}; once that is mended, the same command goes on")
+        where = f"{str(error.filename).removesuffix('.part')}: " if error.filename else ""
+        return _fail(*_of_file(error.errno, f"{where}{error.strerror or error}"))
     except Exception as error:
         told = lack_of_memory(error)
         if told is None and (told := fault_of_user(error)):
@@ -113,6 +125,13 @@ def telling_user_errors(main: Callable[[], int]) -> int:
         if told is None or os.environ.get(TRACEBACK):
             raise
         return _fail(2, told)
+
+
+def _of_file(number: int | None, told: str) -> tuple[int, str]:
+    """Exit code and words: a path that cannot be used is the user's, a disk that is full or fails is not."""
+    if number in _WRONG_PATH:
+        return 2, f"{told}; give another path, or mend this one"
+    return 1, f"{told}; once that is mended, the same command goes on"
 
 
 def _fail(code: int, message: str) -> int:

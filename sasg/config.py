@@ -260,6 +260,17 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return _dataclass_from(Config, values, "")
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found
+
+
 def load(path: Path) -> Config:
     """A configuration from a JSON file (a run's config.json is one too)."""
     try:

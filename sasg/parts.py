@@ -205,7 +205,10 @@ def coerce(where: str, value: Any, hint: Any) -> Any:
     if origin is typing.Literal:
         chosen = [argument for argument in arguments if argument == value or str(argument) == str(value)]
         if not chosen:  # YAML reads 1 as a number, also where "1" is meant
-            alike = difflib.get_close_matches(str(value), names := [str(argument) for argument in arguments], 1)
+            names = [str(argument) for argument in arguments]
+            alike = [
+                name for name in difflib.get_close_matches(str(value), names, 1) if _digits(name) == _digits(value)
+            ]
             hint = f"did you mean {alike[0]}? C" if alike else "c"
             raise UserError(f"{where}={value}: {hint}hoose one of {', '.join(names)}")
         return chosen[0]
@@ -221,6 +224,11 @@ def coerce(where: str, value: Any, hint: Any) -> Any:
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     quotes = f"; a text is given in quotes, '{where}=\"{text}\"'" if plain is str else ""
     raise UserError(f"{where}={value!r}: must be of type {plain.__name__}{quotes}")
+
+
+def _digits(value: Any) -> str:
+    """A number in a name is no slip of the finger: fp64 is not what fp16 meant."""
+    return "".join(filter(str.isdigit, str(value)))
 
 
 def _coerce_union(where: str, value: Any, arguments: tuple) -> Any:

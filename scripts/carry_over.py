@@ -12,7 +12,6 @@ byte. DIR/renamed.csv keeps what was called how, so that texts that come later c
 Exit code 0: done. 2: a folder was left as it was, for the reason that is told.
 """
 
-import argparse
 import csv
 import hashlib
 import json
@@ -31,6 +30,7 @@ require("torch", "numpy")
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.builtin import BUILT_IN  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.config import from_dict, hashed  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.training.run_folder import CHECKPOINT, write_text  # noqa: E402
@@ -51,7 +51,7 @@ _DEFAULTS = {
 
 def main() -> int:
     """Carry over what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("texts", nargs="*", type=Path, help="files and folders in which old names are replaced")
     parser.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     options = parser.parse_args()

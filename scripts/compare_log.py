@@ -7,7 +7,6 @@ LOG: the notebook's printed output. Of the folders, runs with draws=published ar
 same method and seed. Differences are run minus log; the last table has the largest ones of each run.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sasg.environment import require
 require("torch", "pandas")
 
 from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.epochs import Epoch, LogRun, epochs_of, largest, read_log  # noqa: E402
 from sasg.report.names import method_name  # noqa: E402
@@ -31,7 +31,7 @@ SUMMARY = ["Method", "Seed", "Epochs", "Skipped differs by", "Loss differs by", 
 
 def main() -> int:
     """Print the tables of what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("log", type=Path, metavar="LOG", help="a published log")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a folder of runs")
     options = parser.parse_args()

@@ -9,7 +9,6 @@
 What was not run leaves a panel that says so. The same runs give the same bytes.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from omegaconf import OmegaConf  # noqa: E402
 
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import study_configs  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.runs import look_up  # noqa: E402
 from sasg.report.writing import write_part  # noqa: E402
@@ -35,7 +35,7 @@ def main() -> int:
     """Draw what the command line names."""
     listed = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "figures.yaml"))
     figures = {figure["file"]: figure for figure in listed}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"one of: {', '.join(figures)}; default: all")
     parser.add_argument("--runs-dir", default=str(ROOT / "results" / "runs"), help="default: results/runs")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "figures", help="default: results/figures")

@@ -7,17 +7,20 @@
 Exit code 1 if a package imports one that stands above it in LAYERS (tests/test_imports.py holds that as well).
 """
 
-import argparse
 import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("sasg", "errors", "origins", "environment", "builtin", "randomness"),
-    ("parts", "lifetime", "places"),
+    ("command_line", "parts", "lifetime", "places"),
     ("config",),
     ("kernels",),
     ("cluster",),
@@ -34,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--mermaid", action="store_true", help="write a Mermaid graph")
     options = parser.parse_args()
     imports = imports_by_module(ROOT)
@@ -120,4 +123,4 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(telling_user_errors(main))

@@ -5,7 +5,6 @@ scripts/notebooks.py                          # all of them; two minutes
 scripts/notebooks.py notebooks/01-tour.ipynb
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -18,31 +17,44 @@ require("nbclient")
 
 import nbformat  # noqa: E402
 from nbclient import NotebookClient  # noqa: E402
+from nbclient.exceptions import CellExecutionError  # noqa: E402
+
+from sasg.__main__ import telling_user_errors  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
+from sasg.errors import UserError  # noqa: E402
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run and store what the command line names."""
+    parser = Parser(__doc__)
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(NOTEBOOKS.glob("*.ipynb")))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for path in parser.parse_args().notebooks:
-        notebook = executed(path)
+        try:
+            notebook = executed(path)
+        except CellExecutionError as error:
+            raise UserError(f"{path}: a cell ends with {error.ename}: {error.evalue}; nothing was stored") from None
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times
             if "outputs" in cell:
                 cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         nbformat.write(notebook, path)
         print(path)
+    return 0
 
 
 def executed(path: Path) -> nbformat.NotebookNode:
-    """The notebook after all its cells have run, in its own folder."""
-    notebook = nbformat.read(path, as_version=4)
+    """The notebook after all its cells have run, in its own folder. UserError: it is none."""
+    try:
+        notebook = nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no notebook ({getattr(error, 'strerror', None) or 'not in its format'})") from None
     place = {"metadata": {"path": str(path.resolve().parent)}}
     NotebookClient(notebook, timeout=250, kernel_name="python3", resources=place).execute()
     return notebook
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(telling_user_errors(main))

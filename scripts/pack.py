@@ -8,7 +8,6 @@ Tables and figures of studies find packed runs like folders; `sasg study NAME jo
 What is packed is configuration, summary and metrics: what triggers compared, decisions and times are in folders alone.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -23,14 +22,16 @@ require("hydra", "torch", "pandas")
 from experiments.composing import telling_errors  # noqa: E402
 from experiments.study import load_study, study_configs, study_name  # noqa: E402
 from experiments.tuning import with_tuning  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.report.packed import SUFFIX, pack  # noqa: E402
 from sasg.report.runs import look_up  # noqa: E402
+from sasg.training.progress import counted  # noqa: E402
 
 
 def main() -> int:
     """Pack what the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("study", help="of conf/study, or a YAML file")
     parser.add_argument("--from", dest="source", default=str(ROOT / "results" / "runs"), metavar="RUNS_DIR")
     parser.add_argument("--into", type=Path, default=ROOT / "results" / "runs", metavar="RUNS_DIR")
@@ -42,7 +43,7 @@ def main() -> int:
     options.into.mkdir(parents=True, exist_ok=True)
     path = options.into / f"{study_name(options.study)}{SUFFIX}"
     number = pack(path, [run.content for run in runs])
-    print(f"{path}: {number} runs, {path.stat().st_size:,} bytes")
+    print(f"{path}: {counted(number, 'run')}, {path.stat().st_size:,} bytes")
     return 0
 
 

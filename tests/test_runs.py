@@ -199,11 +199,11 @@ class TestInto:
     def test_it_is_done_as_the_first_was(self, finished, tmp_path):
         folder = Path(shutil.copytree(finished, tmp_path / finished.name))
         summary = json.loads((folder / "summary.json").read_text())
-        assert Repetition(folder / "config.json", "again").config.gradients == "batched"
+        assert Repetition.of_folder(folder / "config.json", "again").config.gradients == "batched"
         other = {"deterministic": True, "threads": 2, "gradients": "LoopEngine"}
         other["cluster"] = {"kind": "distributed", "processes": 3}
         (folder / "summary.json").write_text(json.dumps(summary | other))
-        found = Repetition(folder / "config.json", "again")
+        found = Repetition.of_folder(folder / "config.json", "again")
         assert (found.config.deterministic, found.config.threads, found.config.gradients) == (True, 2, "loop")
         assert (found.config.cluster.kind, found.config.cluster.processes) == ("distributed", 3)
         assert found.folder == Path("again", folder.name)

@@ -10,10 +10,8 @@ from experiments import scale
 from sasg.errors import UserError
 
 
-def run(monkeypatch, tmp_path, *words: str) -> list[dict[str, str]]:
-    monkeypatch.setattr(
-        sys, "argv", ["scale.py", "--task", "digits", "--device", "cpu", "--out", str(tmp_path), *words]
-    )
+def run(monkeypatch, tmp_path, *words: str, task="digits") -> list[dict[str, str]]:
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--task", task, "--device", "cpu", "--out", str(tmp_path), *words])
     assert scale.main() == 0
     with (tmp_path / "digits-cpu.csv").open() as file:
         return list(csv.DictReader(file))
@@ -46,4 +44,4 @@ def test_bad_input(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=told):
             run(monkeypatch, tmp_path, *words)
     with pytest.raises(UserError, match=r"its step size 1/L is not a number"):
-        run(monkeypatch, tmp_path, "--task", "lasso")
+        run(monkeypatch, tmp_path, task="lasso")

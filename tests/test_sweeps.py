@@ -26,7 +26,8 @@ TINY = (
 
 
 def train(*words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "experiments/train.py", "-m", *TINY, *words]
+    others = [word for word in TINY if word.partition("=")[0] not in {word.partition("=")[0] for word in words}]
+    command = [sys.executable, "experiments/train.py", "-m", *others, *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

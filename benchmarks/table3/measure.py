@@ -25,7 +25,9 @@ import torch  # noqa: E402
 from benchmarks.table3 import replay as table3  # noqa: E402
 from benchmarks.table3.namespaces import INTERFACE, SERVER_ADDRESS, can_shape, shaped_star  # noqa: E402
 from benchmarks.table3.replay import LAZY, METHODS, NUM_WORKERS, Replay, published_row  # noqa: E402
+from sasg.__main__ import telling_user_errors  # noqa: E402
 from sasg.cluster.accounting.links import Link  # noqa: E402
+from sasg.command_line import Parser  # noqa: E402
 from sasg.report.writing import as_csv, as_markdown  # noqa: E402
 from sasg.training.run_folder import write_text  # noqa: E402
 
@@ -47,7 +49,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("--mbit", type=float, default=1000.0, help="egress of each worker in Mbit/s (1000)")
     parser.add_argument("--iterations", type=int, default=100, help="iterations that are replayed (100)")
     parser.add_argument("--reception", choices=("serial", "parallel"), default="serial", help="as in the paper: serial")
@@ -153,4 +155,4 @@ def _write(folder: Path, file: str, rows: list[dict], notes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(telling_user_errors(main))

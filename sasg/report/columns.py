@@ -91,6 +91,11 @@ class Given:
         return {self.key: self.of(one)}
 
 
+def whole_seconds(seconds: float) -> str:
+    """Seconds for readers; below half a second, which would be none, to two digits."""
+    return count(seconds) if seconds >= 0.5 else f"{seconds:.2g}"
+
+
 @dataclass(frozen=True)
 class Runs:
     """How many runs are behind a row, and what became of the others."""

@@ -11,7 +11,7 @@ from sasg.report.columns import Given, count, final, scientific
 from sasg.report.names import METRICS, method_name, metric_label, task_name
 from sasg.report.panels import gap, legend, line_of, mark_baseline
 from sasg.report.runs import Entry, Run
-from sasg.report.series import Series, all_series, by_task, metric_of
+from sasg.report.series import Series, all_series, metric_of, of_methods
 from sasg.report.statistics import over_seeds
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
 from sasg.report.writing import Table
@@ -98,7 +98,7 @@ def descent(entries: Sequence[Entry], methods: tuple[str, ...]) -> Figure:
 
     methods: those that are drawn.
     """
-    tasks = by_task(one for one in all_series(entries) if one.method in methods)
+    tasks = of_methods(entries, methods)
     with drawing():
         figure, axes = new_figure(PAGE, 1.75 * len(tasks) + 0.4, len(tasks), 2, sharey="row")
         appearance = looks(one for series in tasks.values() for one in series)

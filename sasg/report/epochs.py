@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 
 from sasg.errors import UserError
@@ -25,8 +26,7 @@ class Epoch:
 
     def minus(self, other: "Epoch") -> "Epoch":
         """The differences."""
-        numbers = (getattr(self, name) - getattr(other, name) for name in ("num_skipped", "training_loss", "top1"))
-        return Epoch(*numbers)
+        return Epoch(*map(sub, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class LogRun:
 
 def largest(differences: Sequence[Epoch]) -> Epoch:
     """The largest magnitude of each."""
-    names = ("num_skipped", "training_loss", "top1")
-    return Epoch(*(max(abs(getattr(one, name)) for one in differences) for name in names))
+    return Epoch(*(max(map(abs, numbers)) for numbers in zip(*map(astuple, differences), strict=True)))
 
 
 def epochs_of(run: Run) -> list[Epoch]:

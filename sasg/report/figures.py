@@ -20,9 +20,9 @@ from sasg.report.judging import baseline_name
 from sasg.report.names import family, method_name, task_name
 from sasg.report.panels import AXIS_LABELS, BAND, Lines, draw, gap, legend, letter, log_y, panel, percent_tick, title
 from sasg.report.runs import Entry, Run
-from sasg.report.series import Series, all_series, by_task, metric_of
+from sasg.report.series import Series, all_series, by_task, metric_of, of_methods
 from sasg.report.style import COLUMN, PAGE, Look, drawing, looks, new_figure
-from sasg.report.times import frame_with_seconds, links
+from sasg.report.times import frame_with_seconds, link_of
 
 _SHARE = "share of iterations\nwith an upload"
 _MOST_LINES = 8
@@ -60,7 +60,7 @@ def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link
     link: of conf/link; there is a column "seconds" then, of communication. UserError: there is no such column.
     """
     tasks = by_task(all_series(entries))
-    read = partial(frame_with_seconds, link=links()[link]) if link else frame
+    read = partial(frame_with_seconds, link=link_of(link)) if link else frame
     facets = [(task, words, part) for task, series in tasks.items() for words, part in _facets(series)]
     columns = min(len(facets), 3)
     rows = -(-len(facets) // columns)
@@ -75,8 +75,10 @@ def lines(entries: Sequence[Entry], x: str = "rounds", y: str = "accuracy", link
             if gap((axis,), task, part):
                 continue
             column = metric_of(part) if y == "accuracy" else y
-            if missing := {x, column} - set(read(next(one for one in part if one.drawn).drawn[0])):
-                raise UserError(f"{', '.join(sorted(missing))}: no column of {task}'s metrics")
+            known = list(read(next(one for one in part if one.drawn).drawn[0]))
+            if missing := {x, column} - set(known):
+                told = f"{', '.join(sorted(missing))}: no column of the metrics of {task}"
+                raise UserError(f"{told}; choose from accuracy, {', '.join(known)}")
             panel(axis, Lines(part, appearance, x, column, read))
             if x == "seconds":
                 axis.set_xlabel(f"{AXIS_LABELS[x]} ({link})")
@@ -107,11 +109,13 @@ def _split(words: str, part: Sequence[Series], by: Callable[[Series], str]) -> l
 
 
 def _with_label(one: Series, keys: Sequence[str]) -> Series:
-    return replace(one, label=", ".join(_word(one, key) for key in keys)) if keys else one
+    words = [_word(one, key) for key in keys if one.setting(key) is not None]  # of what the method has
+    return replace(one, label=", ".join(words)) if words else one
 
 
 def _word(one: Series, key: str) -> str:
-    return f"{key.rpartition('.')[2]}={one.setting(key)}"
+    name, value = key.rpartition(".")[2], one.setting(key)
+    return f"without {name}" if value is None else f"{name}={value}"
 
 
 def accuracy_and_loss(entries: Sequence[Entry]) -> Figure:
@@ -222,7 +226,7 @@ def _merged(figure: Figure, column: np.ndarray) -> Axes:
 
 def uploads(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sasg"), bins: int = 60) -> Figure:
     """The share of each worker's iterations with an upload, along the training: a heat map per task and series."""
-    tasks = by_task(one for one in all_series(entries) if one.method in methods)
+    tasks = of_methods(entries, methods)
     num_rows = max(map(len, tasks.values()))
     with drawing():
         figure, axes = new_figure(PAGE, 1.25 * num_rows + 0.5, num_rows, len(tasks))
@@ -272,7 +276,7 @@ _THRESHOLD, _DIFFERENCE = "#000000", "#009E73"  # no method's
 
 def thresholds(entries: Sequence[Entry], methods: tuple[str, ...] = ("lasg", "sasg")) -> Figure:
     """What the trigger compares along one run: the threshold, and the workers' squared gradient differences."""
-    tasks = by_task(one for one in all_series(entries) if one.method in methods)
+    tasks = of_methods(entries, methods)
     num_rows = max(map(len, tasks.values()))
     with drawing():
         figure, axes = new_figure(PAGE, 1.5 * num_rows + 0.4, num_rows, len(tasks))

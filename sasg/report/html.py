@@ -4,11 +4,10 @@ Its looks and its behaviour are in page/; here is what it shows, as plain data f
 are written beside the runs, and the series of runs that are behind them.
 """
 
-import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ import numpy as np
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.curves import frame, upload_shares
 from sasg.report.names import METRICS, TRIGGER_COLUMNS, method_name, task_name
-from sasg.report.published import published
+from sasg.report.published import measured_by_method, published
 from sasg.report.runs import ENDED, Entry, Run
 from sasg.report.series import Series, all_series, by_task, metric_of
 from sasg.report.style import Look, looks
 from sasg.report.times import links, seconds
 from sasg.report.writing import Row, Table, made_on
 from sasg.training.commands import repeat_command
+from sasg.training.progress import counted
 from sasg.training.run_folder import write_text
 
 _PAGE = Path(__file__).parent / "page"
@@ -71,7 +71,7 @@ def write(page: Page, parts: Sequence[Part], path: Path) -> str:
         text = text.replace(f"@@{name}@@", piece)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
-    return f"written: {path} ({len(text.encode()) / 1e6:.1f} MB, {len(found['runs'])} runs)"
+    return f"written: {path} ({len(text.encode()) / 1e6:.1f} MB, {counted(len(found['runs']), 'run')})"
 
 
 def contents(parts: Sequence[Part], folder: Path) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _run(run: Run, label: str, folder: Path) -> dict[str, Any]:
         "skipped": None if skipped is None else _short(skipped),
         "device": identity["device"],
         "commit": summary.get("commit"),
-        "folder": Path(os.path.relpath(run.path.absolute(), folder.absolute())).as_posix(),
-        "command": repeat_command(run.path),
+        "folder": Path(os.path.relpath((run.packed or run.path).absolute(), folder.absolute())).as_posix(),
+        "command": repeat_command(run.path, packed=run.packed),
         "identity": identity,
         "summary": {key: summary.get(key) for key in ("device", "precision", "data", "versions", "cluster")},
         **_curves(run),
@@ -194,10 +194,7 @@ def table3(path: Path) -> Table:
     """Table III, published and measured (path: our table3.csv, if it is there)."""
     header = ("Task", "Method", "Communication, paper", "measured", "modelled", "Extra computation, paper", "measured")
     header += ("Extra server memory, paper", "measured")
-    ours: Mapping[str, Mapping[str, str]] = {}
-    if path.exists():
-        with path.open(newline="") as file:
-            ours = {row["method"]: row for row in csv.DictReader(file)}
+    ours = measured_by_method(path)
     rows = []
     for (task, method), paper in published("table3").items():
         own = ours.get(method, {})

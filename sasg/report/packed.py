@@ -59,6 +59,16 @@ def unpacked(path: Path) -> dict[str, Content]:
     return _read(path, path.stat().st_mtime_ns)
 
 
+def packed_run(path: Path, name: str) -> Content:
+    """A run of a file. UserError: there is no such file, it is damaged, or it has no run of this name."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file of packed runs")
+    found = unpacked(path)
+    if name not in found:
+        raise UserError(f"{path}: holds no run {name}; sasg show {path} tells which it holds")
+    return found[name]
+
+
 @cache
 def _read(path: Path, written: int) -> dict[str, Content]:
     """written: so that a file that has changed is read again."""

@@ -18,6 +18,7 @@ from sasg.report.names import metric_label, task_name
 from sasg.report.runs import Run
 from sasg.report.series import Series, metric_of
 from sasg.report.style import Look
+from sasg.training.progress import counted
 
 AXIS_LABELS = {
     "rounds": "rounds (uploads)",
@@ -174,7 +175,7 @@ def gap(axes: Iterable[Axes], task: str, series: Sequence[Series]) -> bool:
         axis.set(xticks=[], yticks=[])
         axis.set_facecolor("#f4f4f4")
         place = {"transform": axis.transAxes, "ha": "center", "va": "center"}
-        text = f"{task_name(task)}: {', '.join(words)}\n(0 of {sum(one.num_planned for one in series)} runs)"
+        text = f"{task_name(task)}: {', '.join(words)}\n(0 of {counted(sum(one.num_planned for one in series), 'run')})"
         axis.text(0.5, 0.5, text, color="#777777", **place)
     return True
 

@@ -1,13 +1,17 @@
 """A run beside its repetition: the same, or from where on not."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sasg.config import flat
 from sasg.report.comparison import Comparison, compare
 from sasg.report.runs import Run
 from sasg.training.run_folder import read_uploads
 
+_RESULTS = ("status", "iterations", "crossing", "final", "totals")
 _EQUAL = "equal bit for bit: metrics and upload decisions"
 
 
@@ -21,6 +25,15 @@ def beside(original: Path, again: Path) -> tuple[bool, list[str]]:
         return False, [f"iterations: {' | '.join(str(len(sent)) for sent in uploads)}; one has no evaluation"]
     found = compare(*(Run(folder, {}, {}) for folder in (original, again)))
     return False, ["metrics.csv: not the same bytes, but equal numbers"] if found.identical else in_words(found)
+
+
+def beside_packed(summary: dict[str, Any], again: Path) -> tuple[bool, list[str]]:
+    """The same of a packed run, by its summary: what was counted and measured at the baseline and at the end."""
+    repeated = json.loads((again / "summary.json").read_text())
+    one, other = (flat({key: found.get(key) for key in _RESULTS}) for found in (summary, repeated))
+    if one == other:
+        return True, [f"equal: {', '.join(_RESULTS)} (packed runs keep no upload decisions to compare)"]
+    return False, [f"{k}: {one.get(k)} | {other.get(k)}" for k in {**one, **other} if one.get(k) != other.get(k)]
 
 
 def in_words(found: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sasg.config import Config, digest, from_dict
 from sasg.errors import UserError
+from sasg.report.metrics import read_metrics
 from sasg.report.packed import SUFFIX, Content, Curve, as_metrics, curve_in, unpacked
 from sasg.training.run_folder import RunFolder, read_identity, read_uploads
 
@@ -53,8 +54,10 @@ class Run:
 
     @property
     def has_rows(self) -> bool:
-        """Whether it came to an evaluation."""
-        return self.summary["num_rows"] > 0 if self.packed else (self.path / "metrics.csv").exists()
+        """Whether it came to an evaluation, and nothing of it is damaged."""
+        if self.packed:
+            return self.summary["num_rows"] > 0
+        return self.status != "damaged" and (self.path / "metrics.csv").exists()
 
     @property
     def has_curve(self) -> bool:
@@ -63,9 +66,9 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """A row per evaluation (see docs/runs.md). UserError: the run is packed without them."""
+        """A row per evaluation (see docs/runs.md). UserError: the run is packed without them, or damaged."""
         if self.packed is None:
-            return pd.read_csv(self.path / "metrics.csv")
+            return read_metrics(self.path / "metrics.csv")
         if self.curve is None:
             raise self.lacks("metrics")
         return as_metrics(self.curve)

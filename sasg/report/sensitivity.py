@@ -5,7 +5,7 @@ axis; the first is the one that it is told by. A run is on it if it differs from
 its method (the usual one) in just these, or is that one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from sasg.config import flat
 from sasg.errors import UserError
 from sasg.report.columns import ROUNDS, SKIPPED, OverSeeds, at_baseline, final, uplink_to_baseline
 from sasg.report.curves import CODE
@@ -20,7 +21,7 @@ from sasg.report.judging import final_name
 from sasg.report.names import method_name
 from sasg.report.panels import gap, legend, line_of, percent_tick, title
 from sasg.report.runs import Entry
-from sasg.report.series import Series, all_series, by_task, flat
+from sasg.report.series import Series, all_series, by_task
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
 from sasg.report.writing import Table
 
@@ -100,7 +101,7 @@ def _along(entries: Sequence[Entry], varies: Sequence[str]) -> list[Entry]:
 def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, appearance: dict[str, Look]) -> None:
     """A line per method with the range over seeds, and a cross above what never reaches the baseline."""
     for label, look in appearance.items():
-        own = sorted((one for one in series if one.label == label), key=_place(key))
+        own = sorted((one for one in series if one.label == label), key=lambda one: one.setting(key))
         found = [(one.setting(key), _values(one, column)) for one in own]
         known = [(x, values) for x, values in found if values]
         means = [sum(values) / len(values) for _, values in known]
@@ -118,10 +119,6 @@ def _draw(axis: Axes, series: Sequence[Series], key: str, column: OverSeeds, app
     axis.set_xticks([], minor=True)
     if column is SKIPPED or column.key == "final_accuracy":
         axis.yaxis.set_major_formatter(percent_tick)
-
-
-def _place(key: str) -> Callable[[Series], float]:
-    return lambda one: one.setting(key)
 
 
 def _values(one: Series, column: OverSeeds) -> list[float]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sasg.config import Config
+from sasg.config import Config, flat
+from sasg.errors import UserError
 from sasg.problem.building import build_objective
 from sasg.report.names import METHODS, TASKS, method_name
 from sasg.report.runs import Entry, Run
@@ -170,20 +171,18 @@ def by_task(series: Iterable[Series]) -> dict[str, list[Series]]:
     return tasks
 
 
+def of_methods(entries: Sequence[Entry], methods: Sequence[str]) -> dict[str, list[Series]]:
+    """The series of these methods by task. UserError: there are none."""
+    found = by_task(one for one in all_series(entries) if one.method in methods)
+    if not found:
+        there = ", ".join(dict.fromkeys(entry.method for entry in entries))
+        raise UserError(f"methods={', '.join(methods)}: none of them is among the runs, which are of {there}")
+    return found
+
+
 def metric_of(series: Sequence[Series]) -> str:
     """The metric that the task is judged by: "top1", "top5", "loss", or of an objective, e.g. "objective_error"."""
     config = series[0].config
     if config.task.baseline is not None:
         return config.task.baseline.metric
     return build_objective(config).metrics[0]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found.update(flat(value, f"{prefix}{key}."))
-        else:
-            found[prefix + key] = value
-    return found

@@ -25,6 +25,7 @@ from sasg.report.columns import (
     final,
     of_totals,
     uplink_to_baseline,
+    whole_seconds,
 )
 from sasg.report.curves import CODE
 from sasg.report.judging import baseline_name, final_name, side
@@ -33,8 +34,8 @@ from sasg.report.published import published as published_numbers
 from sasg.report.runs import Entry, Run
 from sasg.report.series import Series, all_series
 from sasg.report.statistics import INTERVAL, INTERVAL_NOTE, Statistics, paired_ratios
+from sasg.report.times import link_of, seconds_to_baseline
 from sasg.report.times import links as all_links
-from sasg.report.times import seconds_to_baseline
 from sasg.report.writing import Row, Table
 
 COMPARED = (ROUNDS, PAPER_BITS, uplink_to_baseline("int32"), uplink_to_baseline("log2"))
@@ -248,9 +249,9 @@ def links(entries: Sequence[Entry]) -> Table:
 
 def on_link(name: str) -> OverSeeds:
     """Modelled seconds of communication up to the crossing on a link of conf/link."""
-    link = all_links()[name]
+    link = link_of(name)
     return OverSeeds(
-        f"seconds_{name}", f"Seconds {name}", lambda run: seconds_to_baseline(run, link), "{:,.0f}".format, "baseline"
+        f"seconds_{name}", f"Seconds {name}", lambda run: seconds_to_baseline(run, link), whole_seconds, "baseline"
     )
 
 
@@ -273,7 +274,7 @@ def totals(entries: Sequence[Entry]) -> Table:
         of_totals("uplink_bits", "Uplink bits", lambda totals: uplink_bits(totals, CODE)),
         of_totals("downlink_bits", "Downlink bits", lambda totals: totals[f"downlink_unicast_bits_{CODE}"]),
         final(series),
-        OverSeeds("training_seconds", "Training seconds", lambda run: run.summary["training_seconds"], count),
+        OverSeeds("training_seconds", "Training seconds", lambda run: run.summary["training_seconds"], whole_seconds),
     ]
     paper = ("Task", "Method", *(column.title for column in columns[:-1]))
     caption = f"Cost and {final_name(series)} of whole runs"

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from sasg.cluster.accounting.links import Link
+from sasg.errors import UserError
 from sasg.parts import build
 from sasg.places import files
 from sasg.report.curves import frame
@@ -17,6 +18,13 @@ from sasg.report.runs import Run
 def links() -> dict[str, Link]:
     """The link models of conf/link, and a user's own, by name, the fastest first. UserError: one is not right."""
     return _read(tuple(files("link").items()))
+
+
+def link_of(name: str) -> Link:
+    """A link model by its name. UserError: there is none."""
+    if name not in links():
+        raise UserError(f"link={name}: there is none in conf/link; choose one of {', '.join(links())}")
+    return links()[name]
 
 
 @cache

@@ -24,6 +24,7 @@ from sasg.report.runs import Entry, Run
 from sasg.report.series import Series
 from sasg.report.style import save
 from sasg.training.commands import repeat_command
+from sasg.training.progress import counted
 from sasg.training.run_folder import write_text
 
 
@@ -95,6 +96,8 @@ def write_part(where: str, spec: Mapping[str, Any], entries: Sequence[Entry], fo
     file = options.pop("file", None)
     if not file:
         raise UserError(f"{where}: needs a `file`, the name of what is written")
+    if Path(str(file)).name != file:
+        raise UserError(f"{where}: file={file}: must be a plain name, of files in the folder of the study's tables")
     made = build(where, options, (Table, Figure), entries=entries)
     if isinstance(made, Figure):
         return save(made, folder, file)
@@ -165,10 +168,10 @@ def _relative(path: Path, folder: Path) -> str:
 
 def made_on(series: Sequence[Series]) -> list[str]:
     """How many runs of each task were made on what."""
-    made = [f"runs on {_made_with(run)}" for one in series for run in one.runs]
+    made = [_made_with(run) for one in series for run in one.runs]
     tasks = [task_name(one.task) for one in series for _ in one.runs]
     counts = Counter(zip(tasks, made, strict=True))
-    return [f"{task}: {count} {how}" for (task, how), count in counts.items()]
+    return [f"{task}: {counted(count, 'run')} on {how}" for (task, how), count in counts.items()]
 
 
 def _made_with(run: Run) -> str:

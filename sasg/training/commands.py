@@ -8,12 +8,14 @@ INTO = "again"
 """The folder of repetitions."""
 
 
-def repeat_command(folder: Path | str, into: str = INTO) -> str:
+def repeat_command(folder: Path | str, into: str = INTO, packed: Path | None = None) -> str:
     """The exact command, for a shell, that repeats the run in `folder` below `into` and compares the two.
 
     It needs nothing else: with `--into`, `python -m sasg` takes from the folder what `config.json` leaves out.
+    packed: the file of packed runs that holds it, in place of the folder.
     """
-    return shlex.join(["python", "-m", "sasg", str(Path(folder) / "config.json"), "--into", into])
+    original = Path(folder) / "config.json" if packed is None else packed / Path(folder).name
+    return shlex.join(["python", "-m", "sasg", str(original), "--into", into])
 
 
 def said_of_finished(summary: dict[str, Any]) -> str:

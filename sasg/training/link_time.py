@@ -7,6 +7,7 @@ from pathlib import Path
 from sasg.cluster.accounting.links import Link
 from sasg.config import Config
 from sasg.parts import build
+from sasg.training.progress import counted
 
 
 def link_time(folder: Path, config: Config) -> str:
@@ -16,7 +17,7 @@ def link_time(folder: Path, config: Config) -> str:
     with path.open(newline="") as file:
         rows = [_counts(row) for row in csv.DictReader(file)]
     seconds = [sum(at.values()) for at in link.seconds_at(rows, config.cluster.workers)]
-    words = f"{folder.name}: {seconds[-1]:,.4g} s of communication in {rows[-1]['iteration']} iterations"
+    words = f"{folder.name}: {seconds[-1]:,.4g} s of communication in {counted(rows[-1]['iteration'], 'iteration')}"
     if crossing := json.loads((folder / "summary.json").read_text())["crossing"]:
         position = [row["iteration"] for row in rows].index(crossing["iteration"])
         words += f", {seconds[position]:,.4g} s to the baseline"

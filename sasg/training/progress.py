@@ -64,6 +64,11 @@ class Progress:
         return text
 
 
+def counted(number: int, what: str) -> str:
+    """The number of some things: "1 run", "20 runs"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def metric_text(row: Mapping[str, Any]) -> str:
     """How far a run has come, from a row of metrics: its loss, accuracy, or its objective's error or gradient."""
     if "loss" in row:

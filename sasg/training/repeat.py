@@ -11,22 +11,25 @@ from sasg.training.run_folder import RunFolder, read_identity
 
 
 class Repetition:
-    """Of the run in folder `original`: the configuration that repeats it, and the `folder` where that is.
+    """Of a finished run: the configuration that repeats it, and the `folder` where that is."""
 
-    UserError: there is no finished run, or `into` is where it lies.
-    """
-
-    def __init__(self, path: Path, into: str):
-        """path: the run's config.json. into: the runs_dir of the repetition."""
-        identity = read_identity(path.parent) if path.name == "config.json" else None
-        summary = None if identity is None else RunFolder(path.parent, identity).summary()
-        if summary is None:
-            raise UserError(f"--into: {path} must be the config.json of a finished run, which is then repeated")
+    def __init__(self, identity: dict[str, Any], summary: dict[str, Any], into: str):
+        """identity, summary: of the run. into: the runs_dir of the repetition."""
         config = replace(from_dict(identity), runs_dir=into)
         self.config = replace(config, **_settings(summary, config))
-        self.original, self.folder = path.parent, Path(into) / config.run_name(identity)
-        if self.folder.resolve() == self.original.resolve():
+        self.folder = Path(into) / config.run_name(identity)
+
+    @classmethod
+    def of_folder(cls, path: Path, into: str) -> "Repetition":
+        """Of the run whose config.json is `path`. UserError: there is no finished run, or `into` is where it lies."""
+        identity = read_identity(path.parent) if path.name == "config.json" else None
+        summary = None if identity is None else RunFolder(path.parent, identity).summary()
+        if identity is None or summary is None:
+            raise UserError(f"--into: {path} must be the config.json of a finished run, which is then repeated")
+        made = cls(identity, summary, into)
+        if made.folder.resolve() == path.parent.resolve():
             raise UserError(f"--into {into}: the run itself lies there; name another folder")
+        return made
 
 
 def _settings(summary: dict[str, Any], config: Config) -> dict[str, Any]:

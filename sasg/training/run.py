@@ -23,7 +23,7 @@ from sasg.problem.building import load_dataset
 from sasg.problem.datasets import Dataset
 from sasg.training.commands import said_of_finished
 from sasg.training.phases import phase_columns, phases_table
-from sasg.training.progress import Progress, metric_text
+from sasg.training.progress import Progress, counted, metric_text
 from sasg.training.provenance import code_sha256, device_name, git_commit, processor, versions
 from sasg.training.run_folder import CHECKPOINT, NoFolder, RunFolder, folder_of
 from sasg.training.tracker import Tracker, make_tracker
@@ -331,7 +331,7 @@ def crossing(rows: list[dict[str, Any]], config: Config, counted: Iterable[str])
 
 
 def _closing_words(summary: dict[str, Any]) -> str:
-    words = f"{summary['status']} after {summary['iterations']} iterations"
+    words = f"{summary['status']} after {counted(summary['iterations'], 'iteration')}"
     if summary["status"] == "stopped":
         return f"{words}; the same command goes on from there"
     if summary["status"] == "diverged":

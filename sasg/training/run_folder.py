@@ -226,7 +226,7 @@ def read_uploads(path: Path) -> np.ndarray:
             shape = tuple(file["shape"])
             return np.unpackbits(file["packed"], count=int(np.prod(shape))).astype(bool).reshape(shape)
     except (EOFError, ValueError, KeyError, BadZipFile):
-        raise UserError(f"{path}: is damaged") from None
+        raise UserError(f"{path}: is damaged; move its folder away, and the run can be done again") from None
 
 
 def write_text(path: Path, text: str) -> None:

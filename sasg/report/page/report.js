@@ -16,6 +16,7 @@ const element = (tag, text, attributes = {}) => {
 const FALLING = { loss: "validation loss", objective: "f(w)", objective_error: "f(w) - f*", gradient_norm: "norm of the gradient" };
 const isMetric = (name) => name.startsWith("top") || name in FALLING;
 const percent = (share, digits = 2) => (share == null ? "" : `${(100 * share).toFixed(digits)} %`);
+const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const grouped = (number) => (number == null ? "" : number.toLocaleString("en"));
 
 // A dark page needs lighter lines: each colour is mixed with white there.
@@ -145,7 +146,7 @@ function drawCurves() {
   $("link").disabled = x !== "seconds";
   if (!all.some((one) => one.runs.length)) {
     $("plotnote").textContent = "";
-    gap($("plot"), `${view.label}: not run (0 of ${view.planned} runs)`);
+    gap($("plot"), `${view.label}: not run (0 of ${counted(view.planned, "run")})`);
     return;
   }
   const shown = all.filter((one) => one.runs.length && !hidden.has(one.label));
@@ -302,7 +303,7 @@ function listRuns() {
     const words = `${name} ${run.device} ${run.summary.device} ${run.commit} ${run.label}`.toLowerCase();
     return (!chosen || chosen.has(name)) && matches && words.includes(text);
   });
-  $("count").replaceChildren(`${kept.length} of ${all.length} runs`);
+  $("count").replaceChildren(`${kept.length} of ${counted(all.length, "run")}`);
   if (chosen) {
     const every = element("button", "show all", { type: "button" });
     every.onclick = () => {
@@ -401,7 +402,7 @@ function start() {
   const done = Object.keys(DATA.runs).length;
   const planned = DATA.views.filter((view) => view.finished < view.planned);
   const missing = planned.map((view) => `${view.label} ${view.planned - view.finished} of ${view.planned}`);
-  $("status").textContent = `${done} runs. ${missing.length ? `Not finished: ${missing.join("; ")}.` : ""}`;
+  $("status").textContent = `${counted(done, "run")}. ${missing.length ? `Not finished: ${missing.join("; ")}.` : ""}`;
   $("commands").textContent = DATA.again;
   const options = DATA.views.map((view, i) => new Option(view.finished ? view.label : `${view.label} (not run)`, i));
   $("view").replaceChildren(...options);
