@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -126,19 +126,29 @@ def study_name(name: str) -> str:
 
 def _study(path: Path) -> Study:
     """The study that a YAML file holds; what stands twice in a list counts once. UserError: it holds none."""
-    hints = get_type_hints(Study)
-    values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a study has the keys {', '.join(hints)}")
-    for key, value in values.items():
-        if key not in hints:
-            raise UserError(f"{path}: {key}: unknown key; {did_you_mean(str(key), list(hints))}")
-        values[key] = coerce(f"{path}: {key}", value, hints[key])
+    values = _coerced(f"{path}: ", OmegaConf.to_container(OmegaConf.load(path), resolve=True), Study)
+    if values.get("tuning") is not None:
+        tuning = _coerced(f"{path}: tuning.", values["tuning"], Tuning)
+        if lacking := [f.name for f in fields(Tuning) if f.default is MISSING and f.name not in tuning]:
+            raise UserError(f"{path}: tuning: has no {', '.join(lacking)}")
+        values["tuning"] = Tuning(**tuning)
     for key in ("tasks", "methods", "seeds"):
         if not values.get(key):
             raise UserError(f"{path}: {key}: names none; give a list of one or several")
         values[key] = list(dict.fromkeys(values[key]))
     return Study(**values)
+
+
+def _coerced(where: str, values: Any, kind: type) -> dict[str, Any]:
+    """Values for a dataclass, as its annotations say; what is a dataclass itself is left. UserError."""
+    hints = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise UserError(f"{where.rstrip(' .')}: has the keys {', '.join(hints)}")
+    for key in values:
+        if key not in hints:
+            raise UserError(f"{where}{key}: unknown key; {did_you_mean(str(key), list(hints))}")
+    plain = {key: value for key, value in values.items() if hints[key] != Tuning | None}
+    return {**values, **{key: coerce(f"{where}{key}", value, hints[key]) for key, value in plain.items()}}
 
 
 def _all_of(methods: Sequence[str], without: Sequence[str], path: Path) -> list[str]:

@@ -141,7 +141,7 @@ def test_the_baseline_is_told_beside_the_panel(entries):
 
 def test_lines_that_coincide_say_so():
     times = {"a": np.array([1.0, 2.0]), "b": np.array([1.01, 1.99]), "c": np.array([1.0, 2.5])}
-    assert time_figures._alike(times) == [("a", "b")]
+    assert time_figures.coinciding(times) == ["a and b within 10 %"]
 
 
 class TestCurves:

@@ -150,6 +150,12 @@ class TestStudies:
             ({"methods": [3]}, "methods[0]=3: must be of type str"),
             ({"report": {"kind": "crossing"}}, "must be a list"),
             ({"seed": [1]}, "seed: unknown key; did you mean seeds?"),
+            ({"tuning": {"factors": [1], "epochs": 3}}, "tuning: has no held_out"),
+            (
+                {"tuning": {"factors": [1], "held_out": 5, "epoch": 3}},
+                "tuning.epoch: unknown key; did you mean epochs?",
+            ),
+            ({"tuning": 4}, "tuning: has the keys factors, held_out"),
         ],
     )
     def test_the_file_and_the_key_are_named(self, change, told, tmp_path):

@@ -180,7 +180,7 @@ class bilinear(Net):
         self.c = nn.Bilinear(HIDDEN, HIDDEN, HIDDEN)
 
     def between(self, x):
-        return self.c(x, x)
+        return self.c(x, x.tanh())  # of x twice, entries (i, j) and (j, i) would tie
 
 
 @case
