@@ -22,6 +22,8 @@ from sasg.config import Config
 from sasg.errors import UserError
 from sasg.places import files
 from sasg.problem.building import load_dataset
+from sasg.problem.draws import Counter
+from sasg.problem.problem import Problem
 from sasg.report import frontier, frontier_figures, tuning
 from sasg.report.runs import Entry, look_up
 
@@ -84,6 +86,22 @@ class TestHeldOut:
         dataset = {"kind": "held_out", "of": config.dataset, "number": number}
         with pytest.raises(UserError, match="must be between 1 and 1436, of the training samples"):
             load_dataset(replace(config, dataset=dataset))
+
+    def test_not_of_a_text_whose_windows_share_characters(self, config, tmp_path):
+        (tmp_path / "mine.txt").write_text("to be or not to be " * 40)
+        text = {"kind": "text", "context": 8, "file": str(tmp_path / "mine.txt"), "test_file": None}
+        with pytest.raises(UserError, match="mine is a text, whose windows share characters"):
+            load_dataset(replace(config, dataset={"kind": "held_out", "of": text, "number": 20}))
+
+    def test_an_engine_is_tried_on_the_samples_of_its_run(self, config, monkeypatch):
+        """What is found out of one is not kept for the other: the digest of their data is the same."""
+        tried = []
+        monkeypatch.setattr("sasg.problem.problem.choose_engine", lambda *a, identity, **_: tried.append(identity))
+        held = {"kind": "held_out", "of": config.dataset, "number": 200}
+        for one in (config, replace(config, dataset=held)):
+            with pytest.raises(AttributeError):  # there is no choice to go on with
+                Problem(one, load_dataset(one), range(2), torch.device("cpu"), torch.float32, Counter(1))
+        assert len(tried) == 2 and tried[0] != tried[1]
 
 
 class TestTuning:
