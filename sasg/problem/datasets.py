@@ -230,7 +230,7 @@ def held_out(root: Path, download: bool, of: dict, number: int) -> Dataset:
     """
     dataset = build("dataset.of", of, Dataset, root=root, download=download)
     if len(dataset.output_shape(1)) > 1:
-        raise UserError(f"dataset.of: {dataset.name} is a text, whose windows share characters; hold out samples of their own")
+        raise UserError(f"dataset.of: {dataset.name} is a text, whose windows share characters; name another data set")
     if not 1 <= number < len(dataset.train):
         raise UserError(f"number={number}: must be between 1 and {len(dataset.train) - 1}, of the training samples")
     order = torch.from_numpy(randomness.permutation(0, randomness.Purpose.SPLIT, n=len(dataset.train)))
