@@ -114,7 +114,7 @@ class Transport:
         (self.sent if self.is_server else self.received)[kind] += data.numel()
 
     def settle(self) -> None:
-        """Wait for what was begun; before the host waits for the device, for which it could wait for ever."""
+        """Wait for what was begun; see `Cluster.settle`."""
         unsettled, self._unsettled = self._unsettled, []
         for work, data, ranks in unsettled:
             with self._waiting_for(*ranks):
