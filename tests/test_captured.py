@@ -10,6 +10,7 @@ from sasg.cluster.factory import open_cluster
 from sasg.cluster.stopwatch import PHASES, DeviceStopwatch
 from sasg.config import ClusterConfig
 from sasg.training.graph import WARM_UP, Captured
+from sasg.training.run import _Run
 
 CPU = torch.device("cpu")
 SIZE, WORKERS, CALLS = 12, 4, WARM_UP + 5
@@ -133,6 +134,24 @@ def test_what_cannot_be_captured_is_run_as_it_is_and_told_once():
     (words,) = told
     assert words.startswith("iterations are not captured as CUDA graphs") and "a value is read" in words
     assert cluster.outside is before
+
+
+def test_the_host_waits_for_messages_before_it_waits_for_the_device(monkeypatch):
+    """Where graphs are captured and before an evaluation: a rank that is silent keeps the device waiting for ever."""
+    cluster, recorder, told = SimulatedCluster(1, CPU), RecordedOperations(), []
+    monkeypatch.setattr(cluster, "settle", lambda: told.append("messages"))
+    monkeypatch.setattr(recorder, "begin", lambda begin=recorder.begin: (told.append("device"), begin()))
+    step = Captured(lambda: None, cluster, recorder=recorder)
+    assert told == ["messages"]
+    for _ in range(WARM_UP + 2):
+        step()
+    assert told == ["messages", "messages", "device"]
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: told.append("device"))
+    run = object.__new__(_Run)
+    run.cluster, run.device, run.trainer = cluster, torch.device("cuda"), None
+    with pytest.raises(AttributeError, match="evaluate"):  # there is no trainer to go on with
+        run._evaluate(False, 0.0)
+    assert told[3:] == ["messages", "device"]
 
 
 def test_an_error_outside_leaves_the_cluster_as_it_was():

@@ -29,6 +29,7 @@ OTHERS = {  # what else differs in kind: switches, local steps, BatchNorm, an ex
     "sasg, paper": ("algorithm=sasg", "preset=paper", "gradients=vmap"),
     "sasg, BatchNorm": ("algorithm=sasg", *_BATCHNORM),
     "lasg_ps, L by worker": ("algorithm=lasg_ps", "algorithm.smoothness=[1.0,20.0,3.0,8.0,90.0]"),
+    "cada1, c = 100": ("algorithm=cada1", "algorithm.trigger.scale=100.0"),
     "signs in both directions": ("algorithm=ef_sign", "+algorithm.downlink={kind:scaled_sign,scope:tensor}"),
     "majority_vote_quantised, H=2": ("algorithm=majority_vote_quantised", "algorithm.local_steps=2", *_BATCHNORM),
 }
@@ -59,7 +60,8 @@ def every_feature() -> dict:
 NAMES = [*METHODS, *OTHERS, "every feature"]
 GROUPS = [NAMES[start : start + 8] for start in range(0, len(NAMES), 8)]
 SKIPPING = {"lasg", "sasg", "lasg_wk1", "lasg_wk2", "lasg_ps", "lasg_pse", "sasg, paper", "every feature", "iag"} | {
-    *("cada2", "csgd", "cmfl", "clag", "laq")
+    *("cada1, c = 100", "cada2", "csgd", "cmfl", "clag", "laq", "lag"),
+    *("lasg_fp16", "lasg_natural", "lasg_qsgd", "lasg_sign", "sasg_downlink", "sasg_momentum"),
 }
 """Whose rules must skip and send in what is looked at: else it would say little that they are the same everywhere."""
 

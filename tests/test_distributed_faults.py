@@ -185,6 +185,21 @@ def test_a_broadcast_that_the_host_did_not_wait_for_names_who_is_silent(monkeypa
     assert len(waited) == 1
 
 
+def test_the_host_waits_for_what_it_reads_between_iterations(monkeypatch):
+    """Else it would read, from a device that waits for a rank that is silent, for ever."""
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    work = SimpleNamespace(is_completed=lambda: False, synchronize=lambda: None)
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *_, **__: work)
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), numel=lambda: 4)
+    monkeypatch.setattr("sasg.cluster.transport._bytes", lambda tensor: on_gpu)
+    transport = Transport([range(1), range(1, 3)], torch.device("cpu"), 0.0)
+    transport.hurry()
+    with pytest.raises(ClusterError, match=r"rank 0 \(server, worker 0\) was silent for 0 s"):
+        transport.broadcast(torch.zeros(1), "apart")
+    transport.broadcast(torch.zeros(1), "updates")  # not yet
+
+
 def test_the_server_names_who_is_silent():
     server, *_ = run_ranks(3, wait_for_silent, 2, server_receives, hanging=[2])
     assert isinstance(server, ClusterError)

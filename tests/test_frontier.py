@@ -18,10 +18,12 @@ from experiments.composing import telling_errors
 from experiments.study import Command, Study, Tuning, compose_grid, load_study, study_configs
 from experiments.tuning import outcome, with_tuning
 from sasg.cluster.accounting.ledger import COLUMNS
-from sasg.config import Config
+from sasg.config import Baseline, Config
 from sasg.errors import UserError
 from sasg.places import files
 from sasg.problem.building import load_dataset
+from sasg.problem.draws import Counter
+from sasg.problem.problem import Problem
 from sasg.report import frontier, frontier_figures, tuning
 from sasg.report.runs import Entry, look_up
 
@@ -84,6 +86,22 @@ class TestHeldOut:
         dataset = {"kind": "held_out", "of": config.dataset, "number": number}
         with pytest.raises(UserError, match="must be between 1 and 1436, of the training samples"):
             load_dataset(replace(config, dataset=dataset))
+
+    def test_not_of_a_text_whose_windows_share_characters(self, config, tmp_path):
+        (tmp_path / "mine.txt").write_text("to be or not to be " * 40)
+        text = {"kind": "text", "context": 8, "file": str(tmp_path / "mine.txt"), "test_file": None}
+        with pytest.raises(UserError, match="mine is a text, whose windows share characters"):
+            load_dataset(replace(config, dataset={"kind": "held_out", "of": text, "number": 20}))
+
+    def test_an_engine_is_tried_on_the_samples_of_its_run(self, config, monkeypatch):
+        """What is found out of one is not kept for the other: the digest of their data is the same."""
+        tried = []
+        monkeypatch.setattr("sasg.problem.problem.choose_engine", lambda *a, identity, **_: tried.append(identity))
+        held = {"kind": "held_out", "of": config.dataset, "number": 200}
+        for one in (config, replace(config, dataset=held)):
+            with pytest.raises(AttributeError):  # there is no choice to go on with
+                Problem(one, load_dataset(one), range(2), torch.device("cpu"), torch.float32, Counter(1))
+        assert len(tried) == 2 and tried[0] != tried[1]
 
 
 class TestTuning:
@@ -174,21 +192,20 @@ class TestTuning:
         ]  # fmt: skip
 
 
-def finish_with_curve(config: Config, accuracies: list[float], bits: int) -> None:
+def finish_with_curve(config: Config, accuracies: list[float], bits: int, metric: str = "top1") -> None:
     """A finished run with these accuracies at its evaluations, and `bits` uploaded before each."""
     finish(config, None, accuracies[-1])
     rows = []
     for number, accuracy in enumerate(accuracies, start=1):
         counted = dict.fromkeys(COLUMNS, 0) | {"rounds": 10 * number, "value_bits": bits * number}
         counted |= dict.fromkeys((key for key in COLUMNS if key.startswith("downlink_")), 1000 * number)
-        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, "top1": accuracy, **counted})
+        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, metric: accuracy, **counted})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     (folder(config) / "metrics.csv").write_text(text.getvalue())
-    baseline = config.task.baseline.accuracy
-    crossing = next((row for row in rows if row["top1"] > baseline), None)
+    crossing = next((row for row in rows if config.task.baseline.is_passed_by(row[metric])), None)
     change_summary(config, num_rows=len(rows), iterations=len(rows), totals=rows[-1], crossing=crossing)
 
 
@@ -235,6 +252,17 @@ class TestTable:
         assert {row.numbers["apart"] for row in winners.rows} == {"yes"}
         (winners,) = frontier.table([e for e in entries if e.config.seed == 1], "digits", (0.9, 0.95)).sections
         assert {row.numbers["apart"] for row in winners.rows} == {"one run"}
+
+    def test_losses_that_never_cross_are_ranked_from_the_lowest(self, tmp_path):
+        words = ["device=cpu", f"runs_dir={tmp_path / 'runs'}"]
+        configs = compose_grid(["digits"], ["sgd", "sasg", "sparse"], [1], words)
+        baseline = Baseline("loss", target=0.1)
+        configs = [replace(config, task=replace(config.task, baseline=baseline)) for config in configs]
+        for config, loss in zip(configs, (0.9, 0.7, 0.8), strict=True):
+            finish_with_curve(config, [loss], 1000, metric="loss")
+            change_summary(config, final={"loss": loss})
+        table = frontier.table(look_up(configs), "digits", (0.1,))
+        assert [row[1] for row in table.cells] == ["SASG", "Sparse", "SGD"]
 
     def test_tuned_runs_stand_for_a_method_and_the_papers_have_both(self, entries):
         configs = [entry.config for entry in entries]

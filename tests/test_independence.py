@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from zlib import crc32
 
@@ -18,6 +19,9 @@ from ranks import configuration
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sasg.algorithms.algorithm import Workspace
+from sasg.algorithms.methods.power_sgd import PowerSGD
+from sasg.algorithms.parts.draws import number_streams
 from sasg.algorithms.parts.qsgd import RandomRounding
 from sasg.algorithms.parts.quantisers import LogUniformGroups
 from sasg.cluster import SimulatedCluster
@@ -143,6 +147,28 @@ def test_operations_on_rows_do_not_depend_on_each_other(length, dtype):
             assert torch.equal(found, expected[a:b]), (number, a, b)
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("rank", [1, 3])
+def test_operations_of_power_sgd_do_not_depend_on_the_other_rows(products, rank, dtype):
+    shapes = ((7,), (33, 29), (13,), (30, 11, 5))
+    torch.manual_seed(2)
+    gradients = torch.randn(W, sum(map(prod, shapes)), dtype=dtype)
+
+    def factors(a, b):
+        """What the workers a to b upload in both exchanges."""
+        algorithm = PowerSGD(rank)
+        number_streams(algorithm)
+        algorithm.setup(Workspace(shapes, _Held((a, b), W, []), CPU, dtype, seed=3))
+        algorithm.memory.copy_(gradients[a:b])
+        left = algorithm._left_factors().values
+        return [left, algorithm._right_factors(torch.arange(left.shape[1]).to(dtype).cos()).values]
+
+    together = factors(0, W)
+    for a, b in some_workers():
+        for number, (found, expected) in enumerate(zip(factors(a, b), together, strict=True)):
+            assert torch.equal(found, expected[a:b]), (number, a, b)
+
+
 class _Halves:
     """Draws that are always one half."""
 
@@ -218,6 +244,8 @@ def test_the_same_on_other_code_paths(path):
     """This file, in a process of its own whose libraries take another code path."""
     if "SASG_TEST_PATH" in os.environ:
         pytest.skip("this is that process")
+    if path == "as on AMD" and not torch.backends.mkl.is_available():
+        pytest.skip("this torch is not built with MKL")
     chosen = "rows_do_not and this and batched or operations or run_of_some and this and sasg-"
     options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-k", chosen]
     command = [sys.executable, "-m", "pytest", *options, __file__]

@@ -58,6 +58,16 @@ def test_where_nobody_uploads_flags_and_downloads_take_their_time():
     assert seconds == pytest.approx({"upload": 0.0, "flags": 10 * 0.11, "download": 10 * 0.1 + 5.0})
 
 
+@pytest.mark.parametrize("reception, upload", [("serial", 10 * 5 * (1.5 + 3.5)), ("parallel", 10 * (1.5 + 3.5))])
+def test_two_exchanges_of_an_iteration_take_their_time_one_after_the_other(reception, upload):
+    """As PowerSGD's: ten iterations in which five workers upload 100 bits, then 300."""
+    totals = {"rounds": 100, "value_bits": 10 * 5 * (100 + 300), "index_bits_int32": 0, "flag_bits": 0}
+    totals["downlink_broadcast_bits_int32"] = 5000
+    link = Link(100.0, 1000.0, latency_seconds=0.5, reception=reception)
+    seconds = link.run_seconds(totals, iterations=10, num_workers=5, code="int32")
+    assert seconds == pytest.approx({"upload": upload, "flags": 0.0, "download": 2 * 10 * 0.5 + 5.0})
+
+
 def test_times_along_a_run_add_up():
     """Two intervals: forty uploads in ten iterations, then ten in five."""
     first = {

@@ -114,6 +114,10 @@ class Cluster(ABC):
     def largest(self, wish: int) -> int:
         """The largest of the processes' non-negative `wish`es, known to all: how they decide together."""
 
+    def settle(self) -> None:
+        """Wait for messages that are underway: before the host waits for the device, for which it could for ever."""
+        return
+
     def check_equal(self, facts: Mapping[str, str]) -> None:
         """UserError, in every process, if processes differ in any of these facts."""
         return

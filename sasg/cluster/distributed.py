@@ -412,6 +412,9 @@ class DistributedCluster(Cluster):
         self.transport.broadcast(decision, "apart")
         return int(decision)
 
+    def settle(self) -> None:
+        self.transport.settle()
+
     def check_equal(self, facts: Mapping[str, str]) -> None:
         digests = b"".join(hashlib.sha256(value.encode()).digest() for value in facts.values())
         mine = torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(len(facts), -1)

@@ -21,8 +21,8 @@ KINDS = ("flags", "payloads", "updates", "apart")
 class Transport:
     """Sends, receives and broadcasts whole contiguous tensors between ranks.
 
-    Every call blocks until it is done, but for a broadcast through NCCL: what is queued behind it on the device waits
-    for it, and the host does in its next call here (or in `settle`), so that it can queue meanwhile.
+    Every call blocks until it is done, but for a broadcast of updates through NCCL: what is queued behind it on the
+    device waits for it, and the host does in its next call here (or in `settle`), so that it can queue meanwhile.
 
     device: where tensors lie that NCCL sends (its GPU); tensors on the CPU always go through gloo.
     timeout_s: for how long the server waits for a rank once `hurry` was called; START_SECONDS before. The others
@@ -106,7 +106,7 @@ class Transport:
         data, ranks = _bytes(tensor), list(self.others) if self.is_server else [SERVER]
         with self._waiting_for(*ranks):
             work = dist.broadcast(data, SERVER, async_op=True)
-            if data.device.type == "cuda":
+            if data.device.type == "cuda" and kind != "apart":  # there the host reads what has come
                 work.synchronize()  # the device's stream waits, not the host
                 self._unsettled.append((work, data, ranks))
             else:
@@ -114,7 +114,7 @@ class Transport:
         (self.sent if self.is_server else self.received)[kind] += data.numel()
 
     def settle(self) -> None:
-        """Wait for what was begun; before the host waits for the device, for which it could wait for ever."""
+        """Wait for what was begun; see `Cluster.settle`."""
         unsettled, self._unsettled = self._unsettled, []
         for work, data, ranks in unsettled:
             with self._waiting_for(*ranks):

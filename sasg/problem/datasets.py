@@ -226,9 +226,11 @@ def held_out(root: Path, download: bool, of: dict, number: int) -> Dataset:
     """Training samples alone: `number` of them, drawn at random and always the same, are what is tested on.
 
     of: the data set's configuration. Its test set is left aside, so that something can be chosen without it. The digest
-    is that of the whole data set.
+    is that of the whole data set. UserError: it is a text, whose windows overlap.
     """
     dataset = build("dataset.of", of, Dataset, root=root, download=download)
+    if len(dataset.output_shape(1)) > 1:
+        raise UserError(f"dataset.of: {dataset.name} is a text, whose windows share characters; name another data set")
     if not 1 <= number < len(dataset.train):
         raise UserError(f"number={number}: must be between 1 and {len(dataset.train) - 1}, of the training samples")
     order = torch.from_numpy(randomness.permutation(0, randomness.Purpose.SPLIT, n=len(dataset.train)))

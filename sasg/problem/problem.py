@@ -57,7 +57,7 @@ class Problem:
             bfloat16=is_bfloat16,
             agree=agree,
             # and the trial's data, so that what is kept is what another process finds
-            identity=[config.model, config.objective, config.seed, config.shards, dataset.sha256],
+            identity=[config.model, config.objective, config.seed, config.shards, config.dataset, dataset.sha256],
         )
         engine = self.choice.engine
         groups = [range(num_workers), *_workers_by_source(dataset, shards)]

@@ -101,7 +101,7 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
         to_level("rounds", "Rounds", levels[-1], words[-1], count),
         (last := final(series)),
     ]
-    series.sort(key=lambda one: _place(one, ranked, last))
+    series.sort(key=lambda one: _place(one, ranked, last, rises(metric)))
     paper = ("Method", "Step size", *(c.title for c in columns if isinstance(c, _ToLevel)), last.title)
     caption = f"{task_name(task)}: bits and rounds of every method"
     notes = _NOTES.replace("LEVELS", " or ".join(words))
@@ -119,14 +119,18 @@ def _is_tuned(one: Series, tuned: set[str]) -> bool:
     return one.method in tuned and not one.label.endswith(TASKS_STEP)
 
 
-def _place(one: Series, ranked: OverSeeds, last: OverSeeds) -> tuple:
+def _place(one: Series, ranked: OverSeeds, last: OverSeeds, more_is_better: bool) -> tuple[int, float]:
     """Those that all cross by their bits, then those that cross at times, then by what they come to; the rest last."""
     found = ranked.statistics(one)
     final_mean = last.statistics(one).mean
     crossed = found.n - found.num_missing
     if found.mean is not None:
         return 0, found.mean
-    return (1, -crossed / found.n) if crossed else (2, -(final_mean or 0.0)) if found.n else (3, 0.0)
+    if crossed:
+        return 1, -crossed / found.n
+    if final_mean is not None:
+        return 2, -final_mean if more_is_better else final_mean
+    return (3, 0.0) if found.n else (4, 0.0)  # without a mean, as some diverged; not run
 
 
 def _reader() -> Callable[[Run], pd.DataFrame]:

@@ -61,13 +61,15 @@ class Captured:
         self._cluster = cluster
         self._resumed = resumed
         self._tell = tell
-        self._recorder = recorder or CudaGraphs()
+        cluster.settle()
+        self._recorder = recorder or CudaGraphs()  # which waits for the device, as a recording does
         self._calls = 0
         self._results: list[Tensor | None] = []  # of the work outside, in the order of an iteration
         self._parts: list[Part] | None = None
 
     def __call__(self) -> None:
         if self._parts is None and self._calls == WARM_UP:
+            self._cluster.settle()
             with self._recorder.at_work():
                 self._parts = self._captured()
         if self._parts is not None:

@@ -198,6 +198,7 @@ class _Run:
     def _evaluate(self, epoch_ended: bool, started: float) -> bool:
         """Add a row; False, and no row, if the loss is not finite."""
         if self.device.type == "cuda":
+            self.cluster.settle()
             torch.cuda.synchronize()
         trained = time.monotonic()
         row, sent = self.trainer.evaluate()

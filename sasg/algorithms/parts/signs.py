@@ -41,6 +41,8 @@ class ScaledSign(Compressor):
 class Sign(Compressor):
     """sign(v), without a scale: one bit an entry (Bernstein, Wang, Azizzadenesheli, Anandkumar 2018, 1802.04434)."""
 
+    no_memory = "signs without a scale are not of the size of what they are taken of; use kind=scaled_sign"
+
     def __init__(self) -> None:
         self.code = SignCode()
 

@@ -50,16 +50,18 @@ class Link:
 
         code: of the indices. num_local: workers in the server's process, whose share of the uploads takes no time.
         The ledger does not say how uploads spread over iterations: evenly, here; votes travel with uploads of values.
+        With more than one upload of each worker, an iteration has as many exchanges, each with an update of its own.
         Where nobody uploads, flags and the update to every worker take their time all the same.
         """
         bits = (uplink_bits(totals, code) - totals["flag_bits"]) / max(1, totals["rounds"])
-        remote = totals["rounds"] / iterations * (1 - num_local / num_workers)
+        exchanges = max(iterations, totals["rounds"] / num_workers)
+        remote = totals["rounds"] / exchanges * (1 - num_local / num_workers)
         flag_seconds = self.latency_seconds + _seconds(1, self.up_bits_per_second) if totals["flag_bits"] else 0.0
         down = _seconds(totals[f"downlink_broadcast_bits_{code}"], self.down_bits_per_second)
         return {
-            "upload": iterations * float(self.upload_seconds(np.array(remote), bits)),
+            "upload": exchanges * float(self.upload_seconds(np.array(remote), bits)),
             "flags": iterations * flag_seconds,
-            "download": iterations * self.latency_seconds + down,
+            "download": exchanges * self.latency_seconds + down,
         }
 
     def seconds_at(self, rows: Iterable[Mapping], num_workers: int) -> list[dict[str, float]]:
