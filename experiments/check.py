@@ -10,7 +10,7 @@ Without a task of your own, the problem is a tiny one (digits, or logistic regre
 smoothness constants): seconds on one core. Gradients are those of plain PyTorch; a run repeats bit for bit; it goes on
 exactly from a checkpoint; 1, 2 and M processes do what the simulation does, and a checkpoint moves between them; the
 bytes on the wire are those of the ledger; workers that do not upload send nothing. All in float64 on the CPU, in at
-most 30 iterations.
+most 30 iterations, and on the tiny problem with at most seven local steps in each.
 
 Exit code 0: all of it holds. 1: something does not, and the table says what. 2: something to mend first, in one line.
 """

@@ -53,8 +53,8 @@ class LazyLocalSGD(LocalSGD):
 
     Options
     -------
-    scale: >= 0; larger skips more, and at 0 everyone uploads. Where the server has momentum, w moves further than D, and
-        as much skipping takes a smaller one: with DiLoCo's constants a constant D moves it by 7 D.
+    scale: >= 0; larger skips more, and at 0 everyone uploads. Where the server has momentum, w moves further than by D
+        and a smaller one skips as much: with DiLoCo's constants a constant D moves it by 7 D.
     window: S >= 1, in exchanges.
     max_delay: a worker uploads at least once in so many exchanges; null: none is forced.
     """

@@ -59,10 +59,18 @@ class QsparseLocalSGD(SparseDifferences):
     density, scope: as of `TopK`.
     quantiser: a `Quantiser` Q, or null for plain floats. What an unbiased one loses must be less than what top-k keeps:
         random rounding to s levels wants s > the square root of the entries that share a norm.
+    local_optimiser: as of `LocalSGD`; null: SGD.
     """
 
-    def __init__(self, local_steps: int, density: float, scope: Scope = "vector", quantiser: dict | None = None):
-        super().__init__(TopK(density, scope), quantiser, local_steps=local_steps)
+    def __init__(
+        self,
+        local_steps: int,
+        density: float,
+        scope: Scope = "vector",
+        quantiser: dict | None = None,
+        local_optimiser: dict | None = None,
+    ):
+        super().__init__(TopK(density, scope), quantiser, local_steps=local_steps, local_optimiser=local_optimiser)
 
 
 class SparseLoCo(SparseDifferences):
