@@ -16,6 +16,8 @@ BUILT_IN = {
     "server_triggered": "sasg.algorithms.methods.server_triggered.ServerTriggered",
     "power_sgd": "sasg.algorithms.methods.power_sgd.PowerSGD",
     "qsparse_local_sgd": "sasg.algorithms.methods.qsparse_local_sgd.QsparseLocalSGD",
+    "sparse_loco": "sasg.algorithms.methods.qsparse_local_sgd.SparseLoCo",
+    "lazy_local_sgd": "sasg.algorithms.methods.lazy_local_sgd.LazyLocalSGD",
     "cser": "sasg.algorithms.methods.cser.CSER",
     "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
     # algorithm.trigger
@@ -62,6 +64,7 @@ BUILT_IN = {
     "random_vote": "sasg.algorithms.parts.votes.RandomVote",
     "add_drop_vote": "sasg.algorithms.parts.votes.AddDropVote",
     "random_rounding": "sasg.algorithms.parts.qsgd.RandomRounding",
+    "two_magnitudes": "sasg.algorithms.parts.quantisers.TwoMagnitudes",
     "log_uniform_groups": "sasg.algorithms.parts.quantisers.LogUniformGroups",
     # dataset
     "digits": "sasg.problem.datasets.digits",

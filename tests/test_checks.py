@@ -60,7 +60,7 @@ def every_feature() -> dict:
 NAMES = [*METHODS, *OTHERS, "every feature"]
 GROUPS = [NAMES[start : start + 8] for start in range(0, len(NAMES), 8)]
 SKIPPING = {"lasg", "sasg", "lasg_wk1", "lasg_wk2", "lasg_ps", "lasg_pse", "sasg, paper", "every feature", "iag"} | {
-    *("cada1, c = 100", "cada2", "csgd", "cmfl", "clag", "laq", "lag"),
+    *("cada1, c = 100", "cada2", "csgd", "cmfl", "clag", "laq", "lag", "lazy_diloco"),
     *("lasg_fp16", "lasg_natural", "lasg_qsgd", "lasg_sign", "sasg_downlink", "sasg_momentum"),
 }
 """Whose rules must skip and send in what is looked at: else it would say little that they are the same everywhere."""

@@ -23,7 +23,7 @@ from naive_companions import (
     terngrad,
     top_k,
 )
-from suite_config import config, iterate
+from suite_config import config, iterate, without_ties
 from test_independence import ProductsByShape, _Held
 from test_reference import compared, set_up
 from torch import Tensor, nn
@@ -374,7 +374,7 @@ def test_servers_are_torchs_optimisers_on_the_mean_gradient(name, scaled):
 
 def trained(*words: str, iterations: int = 30) -> Trainer:
     cfg = config("precision=fp64", "model.hidden=[8]", "cluster.workers=4", *words)
-    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
+    trainer = Trainer(cfg, without_ties(load_dataset(cfg)), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
     iterate(trainer, iterations)
     return trainer
 
@@ -400,7 +400,7 @@ def test_the_servers_estimate_is_the_sum_of_the_workers(method):
 def error_after(iterations: int, *words: str) -> float:
     """Of full gradients on a convex problem, whose workers do not agree on the minimum: f - min f."""
     cfg = config("task=linear_regression", "precision=fp64", *words)
-    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
+    trainer = Trainer(cfg, without_ties(load_dataset(cfg)), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
     for _ in range(iterations // 20):
         for _ in range(20):
             trainer.run_iteration()

@@ -147,6 +147,9 @@ def lazy(kind: str) -> dict:
 
 TOP_K = {"kind": "top_k", "density": 0.01}
 WARMUP = {**TOP_K, "kind": "top_k_warmup", "warmup": [0.25]}
+ADAMW = {"kind": "adam", "weight_decay": 0.1, "scale": 0.02}
+NESTEROV = {"kind": "momentum", "nesterov": True, "scale": 0.7}
+DILOCO = {"kind": "local_sgd", "local_steps": 3, "local_optimiser": ADAMW, "optimiser": NESTEROV, "outer": "difference"}
 LEVELS = {"kind": "random_rounding", "num_levels": 127, "bucket_size": 512}
 
 
@@ -173,6 +176,13 @@ OTHERS = {
     "dgc": composed(compressor=WARMUP, feedback={"kind": "momentum_memory"}),
     "qsparse_local_sgd": {"kind": "qsparse_local_sgd", "local_steps": 3, "density": 0.01, "quantiser": LEVELS},
     "cser": {"kind": "cser", "local_steps": 3, "compressor": TOP_K, "reset": {"kind": "random_k", "density": 0.1}},
+    "adamw": composed(compressor={"kind": "identity"}, feedback={"kind": "no_feedback"}, optimiser=ADAMW),
+    "diloco": DILOCO,
+    "lazy_diloco": {**DILOCO, "kind": "lazy_local_sgd", "scale": 0.05, "max_delay": 5},
+    "sparse_loco": {
+        **{"kind": "sparse_loco", "local_steps": 3, "quantiser": {"kind": "two_magnitudes"}},
+        **{"local_optimiser": ADAMW},
+    },
     "sasg_downlink": {**configuration("mnist", "sasg").algorithm, "downlink": TOP_K},
 }
 

@@ -10,7 +10,7 @@ which other rows its process holds. Sums along a row, and functions that are rou
 it matter where in memory a row begins: some BLAS code paths (MKL's for AMD) sum in an order that depends on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
 
@@ -59,6 +59,17 @@ def aligned(rows: Tensor) -> Tensor:
 def of_each(rows: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """function(row [1, ...]) -> [1, ...] of each row of `rows` [W, ...], together [W, ...]; on a GPU of all at once."""
     return function(rows) if rows.is_cuda or len(rows) == 1 else torch.cat([function(row) for row in rows.split(1)])
+
+
+def one_by_one(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Rows [d] of tensors [W, d] that belong together; a vector [d] among them belongs to every row.
+
+    On a GPU, and where the first is a vector, the tensors as they are.
+    """
+    first = tensors[0]
+    if first.is_cuda or first.dim() == 1:
+        return [tensors]
+    return zip(*(tensor.expand_as(first) for tensor in tensors), strict=True)
 
 
 def add_rows_(target: Tensor, source: Tensor, alpha: float) -> None:

@@ -11,7 +11,7 @@ from sasg.algorithms.parts.compressors import Compressor
 from sasg.algorithms.parts.downlink import Downlink
 from sasg.algorithms.parts.feedback import ErrorMemory, Feedback
 from sasg.algorithms.parts.momentum_memory import MomentumMemory
-from sasg.algorithms.parts.optimisers import ServerOptimiser
+from sasg.algorithms.parts.optimisers import Optimiser
 from sasg.algorithms.parts.triggers import Trigger
 from sasg.cluster import Payload, Update, Uploads
 from sasg.errors import UserError
@@ -27,7 +27,7 @@ class Composed(Algorithm):
     scaled: what the step size gamma multiplies. "uploads": each gradient before it is compressed (published code), so
     that an error memory and a latest upload keep the step size of their time. "update": the sum of what was uploaded;
     workers then exchange gradients, and `reduction` makes no difference.
-    optimiser: a `ServerOptimiser`, which gets the server's sum in units of a mean gradient, G = sum / (M gamma) (or
+    optimiser: an `Optimiser`, which gets the server's sum in units of a mean gradient, G = sum / (M gamma) (or
     sum / M, where the update is scaled), and w falls by M gamma times what it makes of G. None: by M gamma G.
     downlink: a `Compressor` of what the server returns to all workers, see `downlink.Downlink`. None: it goes as it is.
     """
@@ -48,9 +48,9 @@ class Composed(Algorithm):
         self.feedback: Feedback = build("algorithm.feedback", feedback, Feedback)
         self.aggregation: Aggregation = build("algorithm.aggregation", aggregation, Aggregation)
         self.reduction, self.scaled = reduction, scaled
-        self.optimiser: ServerOptimiser | None = None
+        self.optimiser: Optimiser | None = None
         if optimiser is not None:
-            self.optimiser = build("algorithm.optimiser", optimiser, ServerOptimiser)
+            self.optimiser = build("algorithm.optimiser", optimiser, Optimiser)
         self.downlink: Downlink | None = None
         if downlink is not None:
             self.downlink = Downlink(build("algorithm.downlink", downlink, Compressor))
@@ -99,21 +99,21 @@ class Composed(Algorithm):
         self.sent = self.trigger(gradients, parameters, oracle)
         self.difference, self.threshold = self.trigger.difference, self.trigger.threshold
         payload = self.feedback(gradients, self.step_size, self.compressor, self.sent)
-        self.trigger.observe(self.apply_(parameters, self._exchange(payload)))
+        self.trigger.observe(self.apply_(parameters, self._exchange(payload, parameters)))
 
-    def _exchange(self, payload: Payload) -> Tensor:
+    def _exchange(self, payload: Payload, parameters: Tensor) -> Tensor:
         """The update [d] after this upload."""
         reply = self.aggregation.reply if self.downlink is None else self.downlink.reply
-        returned = self.cluster.exchange(payload, self.sent, self._server, reply)
+        returned = self.cluster.exchange(payload, self.sent, lambda arriving: self._server(arriving, parameters), reply)
         is_update = self.scaled == "uploads" and self.optimiser is None
         return returned if is_update else returned * self._update_scale
 
-    def _server(self, arriving: Iterable[Uploads]) -> Tensor | Payload:
-        update = self._update(arriving)
+    def _server(self, arriving: Iterable[Uploads], parameters: Tensor) -> Tensor | Payload:
+        update = self._update(arriving, parameters)
         return update if self.downlink is None else self.downlink(update)
 
-    def _update(self, arriving: Iterable[Uploads]) -> Tensor:
+    def _update(self, arriving: Iterable[Uploads], parameters: Tensor) -> Tensor:
         total = self.aggregation(arriving)
         if self.optimiser is not None:
-            return self.optimiser(total * self._to_mean_gradient)
+            return self.optimiser(total * self._to_mean_gradient, parameters)
         return total if self._server_scale == 1.0 else total.mul_(self._server_scale)

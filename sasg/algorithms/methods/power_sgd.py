@@ -10,7 +10,7 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.parts.aggregation import SumOfUploads
 from sasg.algorithms.parts.draws import Draws
-from sasg.algorithms.parts.optimisers import ServerOptimiser
+from sasg.algorithms.parts.optimisers import Optimiser
 from sasg.cluster import Payload, Uploads, Values
 from sasg.errors import UserError
 from sasg.gradients import Oracle
@@ -58,7 +58,7 @@ class PowerSGD(Algorithm):
     Options
     -------
     rank: r >= 1; larger is more exact, and sends r (out + rest) numbers of each matrix.
-    optimiser: a `ServerOptimiser`, which every process keeps, as all know D'; null: none.
+    optimiser: an `Optimiser`, which every process keeps, as all know D'; null: none.
     """
 
     def __init__(self, rank: int, optimiser: dict | None = None):
@@ -67,10 +67,10 @@ class PowerSGD(Algorithm):
         self.rank = rank
         self.draws = Draws()
         self.sum = SumOfUploads()
-        self.optimiser: ServerOptimiser | None = None
+        self.optimiser: Optimiser | None = None
         if optimiser is not None:
-            self.optimiser = build("algorithm.optimiser", optimiser, ServerOptimiser)
-            self.optimiser.is_everywhere = True
+            self.optimiser = build("algorithm.optimiser", optimiser, Optimiser)
+            self.optimiser.place = "shared"
 
     def setup(self, workspace: Workspace) -> None:
         super().setup(workspace)
@@ -101,7 +101,9 @@ class PowerSGD(Algorithm):
         if self._matrices:
             right = self.cluster.exchange(self._right_factors(left), None, self._mean, self._second)
             self._multiply_out(left, right)
-        direction = self._mean_gradient if self.optimiser is None else self.optimiser(self._mean_gradient)
+        direction = self._mean_gradient
+        if self.optimiser is not None:
+            direction = self.optimiser(direction, parameters)
         self.apply_(parameters, direction * self.step_size)
 
     def _left_factors(self) -> Payload:

@@ -83,9 +83,12 @@ class Sparsifier(Compressor):
 
     def _keep(self, density: float) -> None:
         # the tolerance keeps e.g. 0.29 * 100 = 28.999999999999996 from losing an entry
-        self.segments = tuple(Segment(n, max(1, floor(density * n + 1e-9))) for n in self._sizes)
-        self.num_kept = sum(segment.kept for segment in self.segments)
-        self._select = TopKSelector(self.segments)
+        self._keep_of(tuple(Segment(n, max(1, floor(density * n + 1e-9))) for n in self._sizes))
+
+    def _keep_of(self, segments: tuple[Segment, ...]) -> None:
+        self.segments = segments
+        self.num_kept = sum(segment.kept for segment in segments)
+        self._select = TopKSelector(segments)
 
 
 def check_density(name: str, density: float) -> None:

@@ -1,8 +1,9 @@
-"""What does the server make of a mean gradient? Optimisers that keep their state at the server, or everywhere.
+"""What is made of a gradient? Optimisers that keep their state at the server, in every process, or at each worker.
 
-G [d] is in units of a mean gradient, and w falls by scale * eta * direction(G), eta = M gamma the step size of a server
-that averages: the formulas are those of torch.optim at the learning rate scale * eta. As there, the step size of the
-time multiplies the whole direction: where it decays, it decays for what is remembered as well.
+G is in units of a mean gradient: [d] at the server, or [W, d], the workers' own. w falls by scale * eta * direction(G),
+eta = M gamma the step size of a server that averages: the formulas are those of torch.optim at the learning rate
+scale * eta. As there, the step size of the time multiplies the whole direction: where it decays, it decays for what is
+remembered as well.
 """
 
 from abc import abstractmethod
@@ -12,35 +13,46 @@ from torch import Tensor
 
 from sasg.algorithms.algorithm import Part, Workspace
 from sasg.errors import UserError
+from sasg.kernels.rows import one_by_one
 
 
-class ServerOptimiser(Part):
-    """Mean gradient -> direction in which w falls. scale: > 0, what multiplies the step size.
+class Optimiser(Part):
+    """Gradient -> direction in which w falls. scale: > 0, what multiplies the step size.
 
-    is_everywhere: every process knows G and keeps the same state; the method says so before set-up.
+    place: whose it is: the "server"'s, of a mean gradient that it alone knows; "shared", of one that every process
+    knows; or the "worker"s', of their own gradients. The method says so before set-up.
     """
 
     scale: float
-    is_everywhere: bool = False
+    place: str = "server"
 
     def __init__(self, scale: float):
         if not scale > 0:
             raise UserError(f"scale={scale}: must be positive")
         self.scale = scale
 
+    def setup(self, workspace: Workspace) -> None:
+        super().setup(workspace)
+        if self.place != "server" or workspace.cluster.is_server:
+            self._allocate(workspace)
+
     @abstractmethod
-    def __call__(self, gradient: Tensor) -> Tensor:
-        """The direction [d] for a mean gradient [d]; where its state is kept."""
+    def __call__(self, gradient: Tensor, parameters: Tensor) -> Tensor:
+        """The direction [d] for a gradient [d] at `parameters` [d], where its state is kept.
 
-    def _keeps(self, workspace: Workspace) -> bool:
-        """Whether this process keeps the state."""
-        return self.is_everywhere or workspace.cluster.is_server
+        At workers [W, d] for [W, d], at parameters [W, d] or the same for all [d].
+        """
 
-    def _keep(self, name: str, tensor: Tensor) -> Tensor:
-        return self.register_state(name, tensor, "shared" if self.is_everywhere else "server")
+    def _allocate(self, workspace: Workspace) -> None:
+        """Register the state, in a process that keeps it."""
+
+    def _keep(self, name: str, workspace: Workspace) -> Tensor:
+        """Zeros like a gradient, as state."""
+        rows = (workspace.num_held,) if self.place == "worker" else ()
+        return self.register_state(name, workspace.zeros(*rows, workspace.num_parameters), self.place)
 
 
-class Momentum(ServerOptimiser):
+class Momentum(Optimiser):
     """m = momentum * m + G; direction m (heavy ball), or G + momentum * m with `nesterov`.
 
     Options
@@ -55,14 +67,17 @@ class Momentum(ServerOptimiser):
             raise UserError(f"momentum={momentum}: must be in [0, 1)")
         self.momentum, self.nesterov = momentum, nesterov
 
-    def setup(self, workspace: Workspace) -> None:
-        super().setup(workspace)
-        if self._keeps(workspace):
-            self.velocity = self._keep("velocity", workspace.zeros(workspace.num_parameters))  # m
+    def _allocate(self, workspace: Workspace) -> None:
+        self.velocity = self._keep("velocity", workspace)  # m
 
-    def __call__(self, gradient: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, parameters: Tensor) -> Tensor:
         self.velocity.mul_(self.momentum).add_(gradient)
-        return gradient.add(self.velocity, alpha=self.momentum) if self.nesterov else self.velocity.clone()
+        if not self.nesterov:
+            return self.velocity.clone()
+        direction = gradient.clone()
+        for own, velocity in one_by_one(direction, self.velocity):
+            own.add_(velocity, alpha=self.momentum)
+        return direction
 
 
 class AddedMomentum(Momentum):
@@ -77,20 +92,22 @@ class AddedMomentum(Momentum):
     def __init__(self, momentum: float = 0.9, scale: float = 1.0):
         super().__init__(momentum, scale=scale)
 
-    def __call__(self, gradient: Tensor) -> Tensor:
-        return super().__call__(gradient).add_(gradient)
+    def __call__(self, gradient: Tensor, parameters: Tensor) -> Tensor:
+        return super().__call__(gradient, parameters).add_(gradient)
 
 
-class Adam(ServerOptimiser):
-    """Adam (Kingma, Ba 2015, arXiv 1412.6980) and AMSGrad (Reddi, Kale, Kumar 2018, arXiv 1904.09237).
+class Adam(Optimiser):
+    """Adam (Kingma, Ba 2015, arXiv 1412.6980), AMSGrad (Reddi, Kale, Kumar 2018, arXiv 1904.09237) and AdamW.
 
     m = b1 m + (1 - b1) G;  v = b2 v + (1 - b2) G^2;  v' = max(v', v) with `amsgrad`, else v' = v
-    direction = (m / c1) / (sqrt(v' / c2) + eps),  c = 1 - b^t in iteration t = 1, 2, ... with `bias_correction`, else 1
+    direction = (m / c1) / (sqrt(v' / c2) + eps) + weight_decay * w
+    c = 1 - b^t for the gradient t = 1, 2, ... with `bias_correction`, else 1
 
     Options
     -------
     beta1, beta2: in [0, 1). eps: >= 0.
     bias_correction: as in Adam and torch.optim; without, it is AMSGrad as published.
+    weight_decay: >= 0; decoupled from the gradient (AdamW; Loshchilov, Hutter 2019, arXiv 1711.05101), on all of w.
     """
 
     def __init__(
@@ -101,6 +118,7 @@ class Adam(ServerOptimiser):
         amsgrad: bool = False,
         bias_correction: bool = True,
         scale: float = 1.0,
+        weight_decay: float = 0.0,
     ):
         super().__init__(scale)
         for name, value in (("beta1", beta1), ("beta2", beta2)):
@@ -108,27 +126,33 @@ class Adam(ServerOptimiser):
                 raise UserError(f"{name}={value}: must be in [0, 1)")
         if not eps >= 0:
             raise UserError(f"eps={eps}: must not be negative")
+        if not weight_decay >= 0:
+            raise UserError(f"weight_decay={weight_decay}: must not be negative")
+        self.weight_decay = weight_decay
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
         self.amsgrad, self.bias_correction = amsgrad, bias_correction
 
-    def setup(self, workspace: Workspace) -> None:
-        super().setup(workspace)
-        if self._keeps(workspace):
-            d = workspace.num_parameters
-            self.first = self._keep("first", workspace.zeros(d))  # m
-            self.second = self._keep("second", workspace.zeros(d))  # v
-            self.iteration = self._keep("iteration", workspace.zeros(dtype=torch.int64))  # t
-            if self.amsgrad:
-                self.largest = self._keep("largest", workspace.zeros(d))  # v'
+    def _allocate(self, workspace: Workspace) -> None:
+        self.first, self.second = (self._keep(name, workspace) for name in ("first", "second"))  # m, v
+        iteration = workspace.zeros(dtype=torch.int64)  # t, also of workers, who make equally many steps
+        self.iteration = self.register_state("iteration", iteration, "server" if self.place == "server" else "shared")
+        if self.amsgrad:
+            self.largest = self._keep("largest", workspace)  # v'
 
-    def __call__(self, gradient: Tensor) -> Tensor:
+    def __call__(self, gradient: Tensor, parameters: Tensor) -> Tensor:
         self.iteration.add_(1)
-        self.first.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
-        self.second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        for g, first, second in one_by_one(gradient, self.first, self.second):
+            first.mul_(self.beta1).add_(g, alpha=1 - self.beta1)
+            second.mul_(self.beta2).addcmul_(g, g, value=1 - self.beta2)
         second = self.second
         if self.amsgrad:
             second = torch.maximum(self.largest, second, out=self.largest)
-        return self._corrected(self.first, self.beta1).div_(self._corrected(second, self.beta2).sqrt_().add_(self.eps))
+        scales = self._corrected(second, self.beta2).sqrt_().add_(self.eps)
+        direction = self._corrected(self.first, self.beta1).div_(scales)
+        if self.weight_decay:
+            for own, w in one_by_one(direction, parameters):
+                own.add_(w, alpha=self.weight_decay)
+        return direction
 
     def _corrected(self, moment: Tensor, beta: float) -> Tensor:
         """moment / (1 - beta^t), or a copy."""

@@ -1,12 +1,13 @@
 """How are uploaded values rounded?"""
 
 from abc import abstractmethod
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from sasg.algorithms.algorithm import Part
-from sasg.cluster.accounting.value_codes import LevelCode, ValueCode
+from sasg.cluster.accounting.value_codes import LevelCode, TwoMagnitudeCode, ValueCode
 from sasg.errors import UserError
 from sasg.kernels.rows import of_each
 
@@ -18,6 +19,9 @@ class Quantiser(Part):
 
     code: ValueCode
     """How the rounded values go over a link."""
+
+    def expect(self, sizes: tuple[int, ...]) -> None:
+        """Told after set-up where values come in segments: so many of each, one after another."""
 
     @abstractmethod
     def __call__(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,3 +61,41 @@ class LogUniformGroups(Quantiser):
         above = (magnitudes / smallest).log_()  # -inf for zero
         places = (above * self.num_groups / (largest / smallest).log_()).nan_to_num_(nan=0.0)
         return places.clamp_(0, self.num_groups - 1).long()
+
+
+class TwoMagnitudes(Quantiser):
+    """Sign, and one of two magnitudes of the value's segment: the mean of its larger half, or of its smaller one.
+
+    Of n values the larger half are the ceil(n / 2) of largest magnitude, among equal ones the first. Two bits a value,
+    and two side scalars a segment. Not told of segments, all values are one.
+    """
+
+    def __init__(self) -> None:
+        self.code = TwoMagnitudeCode(None)
+
+    def expect(self, sizes: tuple[int, ...]) -> None:
+        self.code = TwoMagnitudeCode(sizes)
+
+    def __call__(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = self.code.sizes or (values.shape[1],)
+        slots, lengths = _table(sizes, values.device)
+        magnitudes, shape = values.abs(), (len(values), len(sizes), max(sizes))
+        table = values.new_full((shape[0], shape[1] * shape[2]), -1).index_copy_(1, slots, magnitudes).view(shape)
+        order = table.sort(dim=2, descending=True, stable=True).indices
+        ranks = torch.empty_like(order).scatter_(2, order, torch.arange(shape[2], device=order.device).expand(shape))
+        halves = (lengths + 1) // 2
+        is_larger = ranks < halves
+        larger = torch.where(is_larger, table, 0).sum(2) / halves[:, 0]
+        smaller = torch.where(is_larger | (ranks >= lengths), 0, table).sum(2) / (lengths - halves)[:, 0].clamp(min=1)
+        side = torch.cat([larger, smaller], 1)
+        chosen = is_larger.flatten(1).index_select(1, slots)
+        return self.code.dequantise(values < 0, chosen, side), side
+
+
+@cache
+def _table(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the values of segments are in a table with a line for each, [sum of sizes]; their lengths, a column."""
+    lengths = torch.tensor(sizes, device=device)
+    line = torch.arange(len(sizes), device=device).repeat_interleave(lengths, output_size=sum(sizes))
+    within = torch.arange(sum(sizes), device=device) - (lengths.cumsum(0) - lengths)[line]
+    return line * max(sizes) + within, lengths.unsqueeze(1)

@@ -136,6 +136,35 @@ class UniformGridCode(ValueCode):
         return self.dequantise(numbers.to(side.dtype), side)
 
 
+class TwoMagnitudeCode(ValueCode):
+    """A sign, and one of two magnitudes of the value's segment; `sizes` values each, or None: one segment.
+
+    side: the larger magnitudes of all segments, then the smaller ones. There is no symbol for zero but a magnitude of
+    zero. A quantiser makes its values with `dequantise`, so that they are exactly what is decoded.
+    """
+
+    bits = 2
+
+    def __init__(self, sizes: tuple[int, ...] | None):
+        self.sizes = sizes
+
+    def dequantise(self, is_negative: Tensor, is_larger: Tensor, side: Tensor) -> Tensor:
+        """The values [..., n] of signs and choices [..., n] and side scalars [..., 2 segments]."""
+        return signed(is_negative, torch.where(is_larger, *self._magnitudes(side, is_larger.shape[-1])))
+
+    def _magnitudes(self, side: Tensor, n: int) -> list[Tensor]:
+        return [spread(half, self.sizes or (n,)) for half in side.chunk(2, -1)]
+
+    def _numbers(self, values: Tensor, side: Tensor) -> Tensor:
+        larger, smaller = self._magnitudes(side, len(values))
+        magnitudes = values.abs()
+        is_larger = (magnitudes - larger).abs() <= (magnitudes - smaller).abs()
+        return is_larger * 2 + (values < 0).long()
+
+    def _values(self, numbers: Tensor, side: Tensor) -> Tensor:
+        return self.dequantise(numbers % 2 == 1, numbers >= 2, side)
+
+
 class ScaledSignCode(ValueCode):
     """A sign and no more: a value is plus or minus the side scalar of its segment, of `sizes` values. Zero is plus."""
 
