@@ -400,7 +400,7 @@ def test_the_servers_estimate_is_the_sum_of_the_workers(method):
 def error_after(iterations: int, *words: str) -> float:
     """Of full gradients on a convex problem, whose workers do not agree on the minimum: f - min f."""
     cfg = config("task=linear_regression", "precision=fp64", *words)
-    trainer = Trainer(cfg, without_ties(load_dataset(cfg)), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
+    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, CPU), torch.float64)
     for _ in range(iterations // 20):
         for _ in range(20):
             trainer.run_iteration()

@@ -7,7 +7,7 @@ import torch
 from naive import Settings
 from naive_companions import Adam, top_k
 from naive_lazy import NaiveCADA, NaiveCLAG, NaiveCMFL, NaiveCSGD, NaiveLAQ
-from suite_config import config, without_ties
+from suite_config import config
 from test_companions import trained
 from test_reference import compared, set_up
 
@@ -108,9 +108,7 @@ def test_nothing_moves_where_nobody_uploads_and_then_everyone_does():
 def descended(*words: str, iterations: int = 240) -> tuple[float, int]:
     """f - min f and the uploads, of full gradients on a convex problem whose workers disagree on the minimum."""
     cfg = config("task=linear_regression", "task.step_size=0.3/L", "objective.l2=1.0", *words)
-    trainer = Trainer(
-        cfg, without_ties(load_dataset(cfg)), SimulatedCluster(cfg.cluster.workers, torch.device("cpu")), torch.float64
-    )
+    trainer = Trainer(cfg, load_dataset(cfg), SimulatedCluster(cfg.cluster.workers, torch.device("cpu")), torch.float64)
     for _ in range(iterations // 20):
         for _ in range(20):
             trainer.run_iteration()

@@ -102,7 +102,7 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
         (last := final(series)),
     ]
     series.sort(key=lambda one: _place(one, ranked, last, rises(metric)))
-    paper = ("Method", "Step size", *(c.title for c in columns if isinstance(c, _ToLevel)), last.title)
+    paper = ("Method", *(c.title for c in columns if isinstance(c, _ToLevel)), last.title)
     caption = f"{task_name(task)}: bits and rounds of every method"
     notes = _NOTES.replace("LEVELS", " or ".join(words))
     winners = _winners(series)

@@ -10,7 +10,7 @@ Rows = Sequence[Sequence[str]]
 _PAGE, _COLUMN = 345, 225
 """Points: the narrowest text of an article, and a column of one that has two."""
 
-_CHARACTER, _GAP = 4.4, 6  # points: of a letter of \footnotesize, and between columns
+_CHARACTER, _GAP = 4.2, 6  # points: of a letter of \footnotesize, and between columns
 _PAGE_LINES = 45
 _TITLE = 6  # letters: a title has at least this much of a line, if it needs them
 _LONGEST, _LONGEST_NAME = 17, 26  # letters of a cell, and of the first; a longer one goes on in the next line

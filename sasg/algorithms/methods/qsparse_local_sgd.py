@@ -1,6 +1,7 @@
 """Local steps, of which the largest entries are uploaded in few bits: Qsparse-local-SGD and SparseLoCo."""
 
 from dataclasses import replace
+from typing import Any
 
 from sasg.algorithms.algorithm import Workspace
 from sasg.algorithms.methods.local_sgd import LocalSGD
@@ -19,7 +20,7 @@ class SparseDifferences(LocalSGD):
     top_k: TopK
     decay: float = 1.0
 
-    def __init__(self, top_k: TopK, quantiser: dict | None, **options):
+    def __init__(self, top_k: TopK, quantiser: dict | None, **options: Any):
         super().__init__(**options)
         self.top_k = top_k
         self.quantiser: Quantiser | None = None

@@ -70,6 +70,8 @@ class TwoMagnitudes(Quantiser):
     and two side scalars a segment. Not told of segments, all values are one.
     """
 
+    code: TwoMagnitudeCode
+
     def __init__(self) -> None:
         self.code = TwoMagnitudeCode(None)
 

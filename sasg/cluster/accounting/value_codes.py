@@ -150,7 +150,8 @@ class TwoMagnitudeCode(ValueCode):
 
     def dequantise(self, is_negative: Tensor, is_larger: Tensor, side: Tensor) -> Tensor:
         """The values [..., n] of signs and choices [..., n] and side scalars [..., 2 segments]."""
-        return signed(is_negative, torch.where(is_larger, *self._magnitudes(side, is_larger.shape[-1])))
+        larger, smaller = self._magnitudes(side, is_larger.shape[-1])
+        return signed(is_negative, torch.where(is_larger, larger, smaller))
 
     def _magnitudes(self, side: Tensor, n: int) -> list[Tensor]:
         return [spread(half, self.sizes or (n,)) for half in side.chunk(2, -1)]
