@@ -18,6 +18,7 @@ BUILT_IN = {
     "qsparse_local_sgd": "sasg.algorithms.methods.qsparse_local_sgd.QsparseLocalSGD",
     "cser": "sasg.algorithms.methods.cser.CSER",
     "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
+    "demo": "sasg.algorithms.methods.demo.DeMo",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",
     "lazy": "sasg.algorithms.parts.triggers.Lazy",
