@@ -22,6 +22,8 @@ also asks for equal bits with and without the other worker: results then do not 
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 

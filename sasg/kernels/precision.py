@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -9,7 +10,7 @@ import torch
 @contextmanager
 def whole_precision() -> Iterator[None]:
     """Without TF32, whatever `precision` a run has: for what is no part of the passes through the model."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [kind.allow_tf32 for kind in kinds]
     try:
         for kind in kinds:
