@@ -22,6 +22,7 @@ from sasg.gradients.engines import make_engine
 from sasg.problem import text
 from sasg.problem.batches import Batches
 from sasg.problem.building import build_model, load_dataset
+from sasg.problem.datasets import held_out
 from sasg.problem.draws import Counter
 from sasg.problem.models import gpt
 from sasg.problem.objectives import IGNORED, NextCharacter
@@ -74,6 +75,24 @@ def test_windows_and_what_follows_them():
         assert "".join(alphabet[i] for i in y[0]) == PLAY[place + 1 : place + CONTEXT + 1]
     sparse = text.from_text("play", PLAY.encode(), Path("play"), CONTEXT, stride=5)
     assert torch.equal(sparse.train.starts, torch.arange(0, split - CONTEXT, 5))
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_windows_that_are_held_out_share_nothing_with_those_that_are_trained_on(play, stride):
+    of = {"kind": "text", "file": str(play), "test_file": None, "context": CONTEXT, "stride": stride}
+    whole = text.text(play.parent, False, str(play), None, CONTEXT, stride)
+    most = whole.train.most_held_out
+    for number in (1, 5, most):
+        held = held_out(play.parent, False, of, number)
+        assert len(held.test) == number and len(held.train) >= 1 and held.sha256 == whole.sha256
+        predicted = [
+            {int(start) + n for start in windows.starts for n in range(1, CONTEXT + 1)}
+            for windows in (held.train, held.test)
+        ]
+        assert not predicted[0] & predicted[1] and len(predicted[1]) == number * CONTEXT
+        assert max(predicted[1]) == int(whole.train.starts[-1]) + CONTEXT
+    with pytest.raises(UserError, match=f"number={most + 1}: must be between 1 and {most}, of the training samples"):
+        held_out(play.parent, False, of, most + 1)
 
 
 @pytest.mark.parametrize("cut", range(CONTEXT + 1))
