@@ -145,22 +145,23 @@ class TestTuning:
         ]  # fmt: skip
 
 
-def finish_with_curve(config: Config, accuracies: list[float], bits: int) -> None:
-    """A finished run with these accuracies at its evaluations, and `bits` uploaded before each."""
-    finish(config, None, accuracies[-1])
+def finish_with_curve(config: Config, values: list[float], bits: int) -> None:
+    """A finished run with these values of its metric at its evaluations, and `bits` uploaded before each."""
+    finish(config, None)
+    baseline = config.task.baseline
     rows = []
-    for number, accuracy in enumerate(accuracies, start=1):
+    for number, value in enumerate(values, start=1):
         counted = dict.fromkeys(COLUMNS, 0) | {"rounds": 10 * number, "value_bits": bits * number}
         counted |= dict.fromkeys((key for key in COLUMNS if key.startswith("downlink_")), 1000 * number)
-        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, "top1": accuracy, **counted})
+        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, baseline.metric: value, **counted})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     (folder(config) / "metrics.csv").write_text(text.getvalue())
-    baseline = config.task.baseline.accuracy
-    crossing = next((row for row in rows if row["top1"] > baseline), None)
-    change_summary(config, num_rows=len(rows), iterations=len(rows), totals=rows[-1], crossing=crossing)
+    crossing = next((row for row in rows if baseline.is_passed_by(row[baseline.metric])), None)
+    final = {baseline.metric: values[-1]}
+    change_summary(config, num_rows=len(rows), iterations=len(rows), totals=rows[-1], crossing=crossing, final=final)
 
 
 METHODS = ["sgd", "sasg", "sparse", "lasg", "qsgd"]
@@ -206,6 +207,18 @@ class TestTable:
         assert {row.numbers["apart"] for row in winners.rows} == {"yes"}
         (winners,) = frontier.table([e for e in entries if e.config.seed == 1], "digits", (0.9, 0.95)).sections
         assert {row.numbers["apart"] for row in winners.rows} == {"one run"}
+
+    def test_of_a_loss_the_lowest_is_the_best(self, tmp_path):
+        configs = compose_grid(["shakespeare_small"], METHODS, [1], ["device=cpu", f"runs_dir={tmp_path / 'runs'}"])
+        curves = {"sgd": [2.9, 1.99], "sasg": [2.6, 2.5], "sparse": [2.8, 2.7], "qsgd": [2.9, 2.65]}
+        for config in configs:
+            if (method := config.algorithm["name"]) in curves:
+                finish_with_curve(config, curves[method], 10**4 if method == "sasg" else 10**6)
+        table = frontier.table(look_up(configs), "shakespeare_small", (2.55, 2.0))
+        assert [row[1] for row in table.cells] == ["SGD", "SASG", "QSGD", "Sparse", "LASG"]
+        cells = [[row[table.header.index(f"Uplink to {level}")] for row in table.cells] for level in ("2.55", "2")]
+        assert cells == [["2.00E+06", "2.00E+04", "never", "never", "not run"], ["2.00E+06", *["never"] * 3, "not run"]]
+        assert table.header[-2:] == ("Final loss", "Runs")
 
     def test_tuned_runs_stand_for_a_method_and_the_papers_have_both(self, entries):
         configs = [entry.config for entry in entries]

@@ -235,9 +235,9 @@ def mix(root: Path, download: bool, parts: tuple[dict, ...]) -> Dataset:
 def held_out(root: Path, download: bool, of: dict, number: int) -> Dataset:
     """Training samples alone: `number` of them, always the same, are what is tested on.
 
-    They are drawn at random; of a text they are its last windows, side by side, and no window that is trained on reaches
-    into them. of: the data set's configuration. Its test set is left aside, so that something can be chosen without it.
-    The digest is that of the whole data set.
+    They are drawn at random; of a text they are its last windows, side by side, and no window that is trained on
+    reaches into them. of: the data set's configuration. Its test set is left aside, so that something can be chosen
+    without it. The digest is that of the whole data set.
     """
     dataset = build("dataset.of", of, Dataset, root=root, download=download)
     most = dataset.train.most_held_out

@@ -80,7 +80,7 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
         return Table("", (), (), "")
     read = _reader()
     metric = metric_of(series)
-    words = [metric_text(metric, level).replace(".00", "") for level in levels]
+    words = [_level_text(metric, level) for level in levels]
     to_level = partial(_to_level, read)
     ranked = to_level("uplink_bits", "Uplink", levels[-1], words[-1])
     tuned = tuned_methods(entries, task)
@@ -116,6 +116,11 @@ def _is_tuned(one: Series, tuned: set[str]) -> bool:
     return one.method in tuned and not one.label.endswith("task's step")
 
 
+def _level_text(metric: str, level: float) -> str:
+    """A level in as few digits as it has: "95 %", "2.55"."""
+    return f"{level:g}" if metric == "loss" else metric_text(metric, level).replace(".00", "")
+
+
 def _place(one: Series, ranked: OverSeeds, last: OverSeeds) -> tuple:
     """Those that all cross by their bits, then those that cross at times, then by what they come to; the rest last."""
     found = ranked.statistics(one)
@@ -123,7 +128,10 @@ def _place(one: Series, ranked: OverSeeds, last: OverSeeds) -> tuple:
     crossed = found.n - found.num_missing
     if found.mean is not None:
         return 0, found.mean
-    return (1, -crossed / found.n) if crossed else (2, -(final_mean or 0.0)) if found.n else (3, 0.0)
+    if crossed:
+        return 1, -crossed / found.n
+    sign = -1 if rises(metric_of([one])) else 1
+    return (2, sign * final_mean if final_mean is not None else np.inf) if found.n else (3, 0.0)
 
 
 def _reader() -> Callable[[Run], pd.DataFrame]:
