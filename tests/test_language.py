@@ -14,6 +14,7 @@ from ranks import run_ranks
 from suite_config import config
 from torch import nn
 
+from experiments.study import load_study
 from sasg.cluster import SimulatedCluster
 from sasg.cluster.factory import open_cluster
 from sasg.config import Baseline, Config, from_dict
@@ -388,3 +389,17 @@ def test_bad_settings_of_a_task(changes, says):
     values["task"] |= changes
     with pytest.raises(UserError, match=says):
         from_dict(values)
+
+
+# --- the study ---
+
+
+def test_all_runs_of_the_study_have_as_many_mini_batches_and_are_judged_by_a_loss():
+    study = load_study("language")
+    configs = study.grid(study.tasks, study.methods, [1], ())
+    steps = {cfg.algorithm["name"]: cfg.algorithm.get("local_steps", 1) for cfg in configs}
+    assert len(steps) == len(study.methods) == 17 and set(steps.values()) == {1, 10, 30, 100} and len(study.seeds) == 3
+    for cfg in configs:
+        local_steps, length = steps[cfg.algorithm["name"]], cfg.task.batches_per_epoch
+        assert cfg.epochs * length == 600 and length % local_steps == 0, cfg.algorithm["name"]
+        assert cfg.evaluate_every * local_steps in (60, 100) and cfg.task.baseline.metric == "loss"
