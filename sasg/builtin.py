@@ -126,6 +126,7 @@ BUILT_IN = {
     "sensitivity_figure": "sasg.report.sensitivity.figure",
     "seeds_figure": "sasg.report.seeds.figure",
     "frontier_points": "sasg.report.frontier_figures.points",
+    "frontier_curves": "sasg.report.frontier_figures.curves",
     "frontier_times": "sasg.report.frontier_figures.times",
     "thresholds": "sasg.report.figures.thresholds",
     "time_to_baseline": "sasg.report.time_figures.time_to_baseline",

@@ -260,6 +260,21 @@ class TestFigures:
         assert "further away: QSGD 91.00 %" in rounds.get_xlabel() and "not run: LASG" in rounds.get_xlabel()
         assert both.get_xlabel() == "uplink + downlink bits of the whole run"
 
+    def test_curves(self, entries):
+        """Methods of a front and of the paper in colour, the others grey; trials in neither."""
+        trials = [replace(e.config, dataset={"kind": "held_out", "of": e.config.dataset, "number": 9}) for e in entries]
+        finish_with_curve(trials[0], [0.93, 0.96], 10**3)
+        drawn = frontier_figures.curves([*entries, *look_up(trials)], "digits", "gigabit")
+        for axis, last in zip(drawn.axes, (3 * 10**6, 3 * 10**6 + 3000, None), strict=True):
+            named = {line.get_label(): line for line in axis.lines if not str(line.get_label()).startswith("_")}
+            assert named.keys() == {"SGD", "SASG", "Sparse"}
+            assert [round(y, 4) for y in named["SASG"].get_ydata()] == [0.91, 0.94, 0.957]
+            grey = [line for line in axis.lines if line.get_color() == "#8a8a8a"]
+            assert [list(line.get_ydata()) for line in grey] == [[0.5, 0.92, 0.91]]
+            assert last is None or named["SGD"].get_xdata()[-1] == last
+            assert "LASG: not run" in [text.get_text() for text in axis.texts]
+        assert drawn.axes[-1].get_xlabel() == "modelled communication seconds (gigabit)"
+
     def test_times(self, entries):
         (axis,) = frontier_figures.times(entries).axes  # a panel: digits
         never = "2 of 5 do not cross the baseline with all runs"
@@ -269,7 +284,9 @@ class TestFigures:
     def test_nothing_is_run(self, tmp_path):
         found = look_up(compose_grid(["digits"], ["sgd"], [1], [f"runs_dir={tmp_path}"]))
         assert not frontier.table(found, "digits", (0.9,)).rows
-        for figure in (frontier_figures.points(found, "digits"), frontier_figures.times(found)):
+        figures = frontier_figures
+        drawn = figures.points(found, "digits"), figures.curves(found, "digits", "wan"), figures.times(found)
+        for figure in drawn:
             assert "not run" in figure.axes[0].texts[0].get_text()
 
 
