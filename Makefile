@@ -18,7 +18,7 @@ $(if $(unknown),$(error $(unknown)=: not known here; choose from $(known) (in ca
 study_options = $(if $(TASKS),task=$(TASKS)) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(JOBS),jobs=$(JOBS)) \
 	$(if $(BUDGET),budget=$(BUDGET)) $(if $(DEVICE),device=$(DEVICE)) $(if $(TUNED),tuned=$(TUNED))
 
-STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity seeds frontier
+STUDIES := table2 heterogeneous sparsity lasg gdsec majority-vote published-draws sensitivity seeds frontier language
 
 .PHONY: help setup demo test lint benchmark scale reproduce $(STUDIES:%=reproduce-%) reproduce-table3 distributed \
 	reproduce-figures report docs coverage notebooks imports format clean
@@ -40,6 +40,7 @@ help:
 	@echo "make reproduce-seeds           MNIST over 42 seeds beside the published means (a GPU's work)"
 	@echo "make reproduce-frontier        every method by one ledger; TASKS=mnist SEEDS=1: hours on a CPU;"
 	@echo "                               TUNED=true chooses each method's step size first"
+	@echo "make reproduce-language        a language model: lazy, sparse and local methods (hours on a CPU; TUNED=true as above)"
 	@echo "make scale             time, memory and bits of an iteration with 10, 100 and 1,000 workers (DATA=folder)"
 	@echo "make distributed       SASG on processes of this machine; TASKS=mnist chooses the task"
 	@echo "make reproduce         all of the paper's training runs and figures (a GPU's work)"

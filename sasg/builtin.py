@@ -20,6 +20,7 @@ BUILT_IN = {
     "lazy_local_sgd": "sasg.algorithms.methods.lazy_local_sgd.LazyLocalSGD",
     "cser": "sasg.algorithms.methods.cser.CSER",
     "scalecom": "sasg.algorithms.methods.scalecom.ScaleCom",
+    "demo": "sasg.algorithms.methods.demo.DeMo",
     # algorithm.trigger
     "always": "sasg.algorithms.parts.triggers.Always",
     "lazy": "sasg.algorithms.parts.triggers.Lazy",
@@ -128,6 +129,7 @@ BUILT_IN = {
     "sensitivity_figure": "sasg.report.sensitivity.figure",
     "seeds_figure": "sasg.report.seeds.figure",
     "frontier_points": "sasg.report.frontier_figures.points",
+    "frontier_curves": "sasg.report.frontier_figures.curves",
     "frontier_times": "sasg.report.frontier_figures.times",
     "thresholds": "sasg.report.figures.thresholds",
     "time_to_baseline": "sasg.report.time_figures.time_to_baseline",

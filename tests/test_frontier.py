@@ -18,7 +18,7 @@ from experiments.composing import telling_errors
 from experiments.study import Command, Study, Tuning, compose_grid, load_study, study_configs
 from experiments.tuning import outcome, with_tuning
 from sasg.cluster.accounting.ledger import COLUMNS
-from sasg.config import Baseline, Config
+from sasg.config import Config
 from sasg.errors import UserError
 from sasg.places import files
 from sasg.problem.building import load_dataset
@@ -86,12 +86,6 @@ class TestHeldOut:
         dataset = {"kind": "held_out", "of": config.dataset, "number": number}
         with pytest.raises(UserError, match="must be between 1 and 1436, of the training samples"):
             load_dataset(replace(config, dataset=dataset))
-
-    def test_not_of_a_text_whose_windows_share_characters(self, config, tmp_path):
-        (tmp_path / "mine.txt").write_text("to be or not to be " * 40)
-        text = {"kind": "text", "context": 8, "file": str(tmp_path / "mine.txt"), "test_file": None}
-        with pytest.raises(UserError, match="mine is a text, whose windows share characters"):
-            load_dataset(replace(config, dataset={"kind": "held_out", "of": text, "number": 20}))
 
     def test_an_engine_is_tried_on_the_samples_of_its_run(self, config, monkeypatch):
         """What is found out of one is not kept for the other: the digest of their data is the same."""
@@ -192,21 +186,23 @@ class TestTuning:
         ]  # fmt: skip
 
 
-def finish_with_curve(config: Config, accuracies: list[float], bits: int, metric: str = "top1") -> None:
-    """A finished run with these accuracies at its evaluations, and `bits` uploaded before each."""
-    finish(config, None, accuracies[-1])
+def finish_with_curve(config: Config, values: list[float], bits: int) -> None:
+    """A finished run with these values of its metric at its evaluations, and `bits` uploaded before each."""
+    finish(config, None)
+    baseline = config.task.baseline
     rows = []
-    for number, accuracy in enumerate(accuracies, start=1):
+    for number, value in enumerate(values, start=1):
         counted = dict.fromkeys(COLUMNS, 0) | {"rounds": 10 * number, "value_bits": bits * number}
         counted |= dict.fromkeys((key for key in COLUMNS if key.startswith("downlink_")), 1000 * number)
-        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, metric: accuracy, **counted})
+        rows.append({"iteration": number, "epoch": number / 2, "training_loss": 1.0, baseline.metric: value, **counted})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     (folder(config) / "metrics.csv").write_text(text.getvalue())
-    crossing = next((row for row in rows if config.task.baseline.is_passed_by(row[metric])), None)
-    change_summary(config, num_rows=len(rows), iterations=len(rows), totals=rows[-1], crossing=crossing)
+    crossing = next((row for row in rows if baseline.is_passed_by(row[baseline.metric])), None)
+    final = {baseline.metric: values[-1]}
+    change_summary(config, num_rows=len(rows), iterations=len(rows), totals=rows[-1], crossing=crossing, final=final)
 
 
 METHODS = ["sgd", "sasg", "sparse", "lasg", "qsgd"]
@@ -253,16 +249,17 @@ class TestTable:
         (winners,) = frontier.table([e for e in entries if e.config.seed == 1], "digits", (0.9, 0.95)).sections
         assert {row.numbers["apart"] for row in winners.rows} == {"one run"}
 
-    def test_losses_that_never_cross_are_ranked_from_the_lowest(self, tmp_path):
-        words = ["device=cpu", f"runs_dir={tmp_path / 'runs'}"]
-        configs = compose_grid(["digits"], ["sgd", "sasg", "sparse"], [1], words)
-        baseline = Baseline("loss", target=0.1)
-        configs = [replace(config, task=replace(config.task, baseline=baseline)) for config in configs]
-        for config, loss in zip(configs, (0.9, 0.7, 0.8), strict=True):
-            finish_with_curve(config, [loss], 1000, metric="loss")
-            change_summary(config, final={"loss": loss})
-        table = frontier.table(look_up(configs), "digits", (0.1,))
-        assert [row[1] for row in table.cells] == ["SASG", "Sparse", "SGD"]
+    def test_of_a_loss_the_lowest_is_the_best(self, tmp_path):
+        configs = compose_grid(["shakespeare_small"], METHODS, [1], ["device=cpu", f"runs_dir={tmp_path / 'runs'}"])
+        curves = {"sgd": [2.9, 1.99], "sasg": [2.6, 2.5], "sparse": [2.8, 2.7], "qsgd": [2.9, 2.65]}
+        for config in configs:
+            if (method := config.algorithm["name"]) in curves:
+                finish_with_curve(config, curves[method], 10**4 if method == "sasg" else 10**6)
+        table = frontier.table(look_up(configs), "shakespeare_small", (2.55, 2.0))
+        assert [row[1] for row in table.cells] == ["SGD", "SASG", "QSGD", "Sparse", "LASG"]
+        cells = [[row[table.header.index(f"Uplink to {level}")] for row in table.cells] for level in ("2.55", "2")]
+        assert cells == [["2.00E+06", "2.00E+04", "never", "never", "not run"], ["2.00E+06", *["never"] * 3, "not run"]]
+        assert table.header[-2:] == ("Final loss", "Runs")
 
     def test_tuned_runs_stand_for_a_method_and_the_papers_have_both(self, entries):
         configs = [entry.config for entry in entries]
@@ -304,6 +301,21 @@ class TestFigures:
         assert "further away: QSGD 91.00 %" in rounds.get_xlabel() and "not run: LASG" in rounds.get_xlabel()
         assert both.get_xlabel() == "uplink + downlink bits of the whole run"
 
+    def test_curves(self, entries):
+        """Methods of a front and of the paper in colour, the others grey; trials in neither."""
+        trials = [replace(e.config, dataset={"kind": "held_out", "of": e.config.dataset, "number": 9}) for e in entries]
+        finish_with_curve(trials[0], [0.93, 0.96], 10**3)
+        drawn = frontier_figures.curves([*entries, *look_up(trials)], "digits", "gigabit")
+        for axis, last in zip(drawn.axes, (3 * 10**6, 3 * 10**6 + 3000, None), strict=True):
+            named = {line.get_label(): line for line in axis.lines if not str(line.get_label()).startswith("_")}
+            assert named.keys() == {"SGD", "SASG", "Sparse"}
+            assert [round(y, 4) for y in named["SASG"].get_ydata()] == [0.91, 0.94, 0.957]
+            grey = [line for line in axis.lines if line.get_color() == "#8a8a8a"]
+            assert [list(line.get_ydata()) for line in grey] == [[0.5, 0.92, 0.91]]
+            assert last is None or named["SGD"].get_xdata()[-1] == last
+            assert "LASG: not run" in [text.get_text() for text in axis.texts]
+        assert drawn.axes[-1].get_xlabel() == "modelled communication seconds (gigabit)"
+
     def test_times(self, entries):
         (axis,) = frontier_figures.times(entries).axes  # a panel: digits
         never = "2 of 5 do not cross the baseline with all runs"
@@ -313,7 +325,9 @@ class TestFigures:
     def test_nothing_is_run(self, tmp_path):
         found = look_up(compose_grid(["digits"], ["sgd"], [1], [f"runs_dir={tmp_path}"]))
         assert not frontier.table(found, "digits", (0.9,)).rows
-        for figure in (frontier_figures.points(found, "digits"), frontier_figures.times(found)):
+        figures = frontier_figures
+        drawn = figures.points(found, "digits"), figures.curves(found, "digits", "wan"), figures.times(found)
+        for figure in drawn:
             assert "not run" in figure.axes[0].texts[0].get_text()
 
 

@@ -173,6 +173,7 @@ OTHERS = {
     "laq": {"kind": "laq", "compressor": {"kind": "uniform_grid", "num_bits": 4}},
     "power_sgd": {"kind": "power_sgd", "rank": 2, "optimiser": {"kind": "added_momentum", "scale": 0.0909}},
     "scalecom": {"kind": "scalecom", "density": 0.01, "rate": 0.1},
+    "demo": {"kind": "demo", "scale": 0.01},
     "dgc": composed(compressor=WARMUP, feedback={"kind": "momentum_memory"}),
     "qsparse_local_sgd": {"kind": "qsparse_local_sgd", "local_steps": 3, "density": 0.01, "quantiser": LEVELS},
     "cser": {"kind": "cser", "local_steps": 3, "compressor": TOP_K, "reset": {"kind": "random_k", "density": 0.1}},

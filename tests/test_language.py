@@ -14,6 +14,7 @@ from ranks import run_ranks
 from suite_config import config
 from torch import nn
 
+from experiments.study import load_study
 from sasg.cluster import SimulatedCluster
 from sasg.cluster.factory import open_cluster
 from sasg.config import Baseline, Config, from_dict
@@ -22,6 +23,7 @@ from sasg.gradients.engines import make_engine
 from sasg.problem import text
 from sasg.problem.batches import Batches
 from sasg.problem.building import build_model, load_dataset
+from sasg.problem.datasets import held_out
 from sasg.problem.draws import Counter
 from sasg.problem.models import gpt
 from sasg.problem.objectives import IGNORED, NextCharacter
@@ -74,6 +76,24 @@ def test_windows_and_what_follows_them():
         assert "".join(alphabet[i] for i in y[0]) == PLAY[place + 1 : place + CONTEXT + 1]
     sparse = text.from_text("play", PLAY.encode(), Path("play"), CONTEXT, stride=5)
     assert torch.equal(sparse.train.starts, torch.arange(0, split - CONTEXT, 5))
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8])
+def test_windows_that_are_held_out_share_nothing_with_those_that_are_trained_on(play, stride):
+    of = {"kind": "text", "file": str(play), "test_file": None, "context": CONTEXT, "stride": stride}
+    whole = text.text(play.parent, False, str(play), None, CONTEXT, stride)
+    most = whole.train.most_held_out
+    for number in (1, 5, most):
+        held = held_out(play.parent, False, of, number)
+        assert len(held.test) == number and len(held.train) >= 1 and held.sha256 == whole.sha256
+        predicted = [
+            {int(start) + n for start in windows.starts for n in range(1, CONTEXT + 1)}
+            for windows in (held.train, held.test)
+        ]
+        assert not predicted[0] & predicted[1] and len(predicted[1]) == number * CONTEXT
+        assert max(predicted[1]) == int(whole.train.starts[-1]) + CONTEXT
+    with pytest.raises(UserError, match=f"number={most + 1}: must be between 1 and {most}, of the training samples"):
+        held_out(play.parent, False, of, most + 1)
 
 
 @pytest.mark.parametrize("cut", range(CONTEXT + 1))
@@ -369,3 +389,17 @@ def test_bad_settings_of_a_task(changes, says):
     values["task"] |= changes
     with pytest.raises(UserError, match=says):
         from_dict(values)
+
+
+# --- the study ---
+
+
+def test_all_runs_of_the_study_have_as_many_mini_batches_and_are_judged_by_a_loss():
+    study = load_study("language")
+    configs = study.grid(study.tasks, study.methods, [1], ())
+    steps = {cfg.algorithm["name"]: cfg.algorithm.get("local_steps", 1) for cfg in configs}
+    assert len(steps) == len(study.methods) == 17 and set(steps.values()) == {1, 10, 30, 100} and len(study.seeds) == 3
+    for cfg in configs:
+        local_steps, length = steps[cfg.algorithm["name"]], cfg.task.batches_per_epoch
+        assert cfg.epochs * length == 600 and length % local_steps == 0, cfg.algorithm["name"]
+        assert cfg.evaluate_every * local_steps in (60, 100) and cfg.task.baseline.metric == "loss"

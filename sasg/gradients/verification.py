@@ -37,6 +37,7 @@ from sasg.gradients.engine import Engine, PerSampleLoss
 from sasg.gradients.layout import Layout, trained_parameters
 from sasg.gradients.loop import LoopEngine
 from sasg.gradients.rows_alone import objection
+from sasg.kernels.precision import whole_precision
 
 EXACT = torch.finfo(torch.float64).eps ** 0.5
 ROUNDED = 0.1
@@ -186,7 +187,7 @@ class Verification:
         x, y = self.trial.x[:1], self.trial.y[:1]
         dtype = self.trial.dtype
         trains = f"model: cannot be trained in {str(dtype).removeprefix('torch.')} on {x.device.type}"
-        with refused(trains), _whole_precision():
+        with refused(trains), whole_precision():  # a deep net can amplify the noise of TF32 too far to tell two apart
             plain = _plain_gradient(self.model, self.loss, x[0], y[0])
             own = _flat(trained_parameters(self.model), self.layout)
             found = own.new_full((1, self.layout.size), torch.nan)
@@ -200,20 +201,6 @@ class Verification:
                     f"model: a copy of it has another gradient of {name} than the model itself (a reference to the "
                     "model that is kept outside of it, or a hook?); leave that out"
                 )
-
-
-@contextmanager
-def _whole_precision() -> Iterator[None]:
-    """Without TF32, whose noise a deep net can amplify beyond what tells two models apart."""
-    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [kind.allow_tf32 for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.allow_tf32 = False
-        yield
-    finally:
-        for kind, allowed in zip(kinds, before, strict=True):
-            kind.allow_tf32 = allowed
 
 
 def _points(model: nn.Module, num_workers: int) -> tuple[Tensor, Tensor]:

@@ -85,6 +85,16 @@ class Samples(ABC):
         Inputs are uint8 images, which are augmented and normalised, real features or int64 characters, which are not.
         """
 
+    @property
+    def most_held_out(self) -> int:
+        """How many can be held out, at most."""
+        return len(self) - 1
+
+    def held_out(self, number: int) -> tuple[Tensor, Tensor]:
+        """Indices of `number` of them, always the same, and of all that have nothing in common with these."""
+        order = torch.from_numpy(randomness.permutation(0, randomness.Purpose.SPLIT, n=len(self)))
+        return order[:number].sort().values, order[number:].sort().values
+
 
 @dataclass(frozen=True)
 class Split(Samples):
@@ -223,18 +233,17 @@ def mix(root: Path, download: bool, parts: tuple[dict, ...]) -> Dataset:
 
 
 def held_out(root: Path, download: bool, of: dict, number: int) -> Dataset:
-    """Training samples alone: `number` of them, drawn at random and always the same, are what is tested on.
+    """Training samples alone: `number` of them, always the same, are what is tested on.
 
-    of: the data set's configuration. Its test set is left aside, so that something can be chosen without it. The digest
-    is that of the whole data set. UserError: it is a text, whose windows overlap.
+    They are drawn at random; of a text they are its last windows, side by side, and no window that is trained on
+    reaches into them. of: the data set's configuration. Its test set is left aside, so that something can be chosen
+    without it. The digest is that of the whole data set.
     """
     dataset = build("dataset.of", of, Dataset, root=root, download=download)
-    if len(dataset.output_shape(1)) > 1:
-        raise UserError(f"dataset.of: {dataset.name} is a text, whose windows share characters; name another data set")
-    if not 1 <= number < len(dataset.train):
-        raise UserError(f"number={number}: must be between 1 and {len(dataset.train) - 1}, of the training samples")
-    order = torch.from_numpy(randomness.permutation(0, randomness.Purpose.SPLIT, n=len(dataset.train)))
-    held, kept = (dataset.train.part(index.sort().values) for index in (order[:number], order[number:]))
+    most = dataset.train.most_held_out
+    if not 1 <= number <= most:
+        raise UserError(f"number={number}: must be between 1 and {most}, of the training samples")
+    held, kept = (dataset.train.part(index) for index in dataset.train.held_out(number))
     return replace(dataset, train=kept, test=held, origin=f"{dataset.origin}; {number:,} training samples are held out")
 
 

@@ -53,6 +53,22 @@ class Windows(Samples):
         inputs, targets = (t.index_select(0, flat).view_as(places) for t in (self.characters, self.following))
         return inputs, targets
 
+    @property
+    def most_held_out(self) -> int:
+        return (len(self) - 1) // self._side_by_side
+
+    def held_out(self, number: int) -> tuple[Tensor, Tensor]:
+        """The last ones, side by side, and those that end before: windows at random would share their characters."""
+        last, step = len(self) - 1, self._side_by_side
+        held = torch.arange(last - (number - 1) * step, last + 1, step)
+        return held, (self.starts + self.context <= self.starts[held[0]]).nonzero().flatten()
+
+    @property
+    def _side_by_side(self) -> int:
+        """From one window to the next one that shares nothing with it."""
+        stride = int(self.starts[1] - self.starts[0]) if len(self) > 1 else self.context
+        return -(-self.context // stride)
+
 
 class TextDataset(Dataset):
     """A `Dataset` whose train and test are `Windows`; its classes are the characters."""

@@ -83,7 +83,7 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
         return Table("", (), (), "")
     read = _reader()
     metric = metric_of(series)
-    words = [metric_text(metric, level).replace(".00", "") for level in levels]
+    words = [_level_text(metric, level) for level in levels]
     to_level = partial(_to_level, read)
     ranked = to_level("uplink_bits", "Uplink", levels[-1], words[-1])
     tuned = tuned_methods(entries, task)
@@ -101,7 +101,7 @@ def table(entries: Sequence[Entry], task: str, levels: tuple[float, ...]) -> Tab
         to_level("rounds", "Rounds", levels[-1], words[-1], count),
         (last := final(series)),
     ]
-    series.sort(key=lambda one: _place(one, ranked, last, rises(metric)))
+    series.sort(key=lambda one: _place(one, ranked, last))
     paper = ("Method", *(c.title for c in columns if isinstance(c, _ToLevel)), last.title)
     caption = f"{task_name(task)}: bits and rounds of every method"
     notes = _NOTES.replace("LEVELS", " or ".join(words))
@@ -119,7 +119,12 @@ def _is_tuned(one: Series, tuned: set[str]) -> bool:
     return one.method in tuned and not one.label.endswith(TASKS_STEP)
 
 
-def _place(one: Series, ranked: OverSeeds, last: OverSeeds, more_is_better: bool) -> tuple[int, float]:
+def _level_text(metric: str, level: float) -> str:
+    """A level in as few digits as it has: "95 %", "2.55"."""
+    return f"{level:g}" if metric == "loss" else metric_text(metric, level).replace(".00", "")
+
+
+def _place(one: Series, ranked: OverSeeds, last: OverSeeds) -> tuple[int, float]:
     """Those that all cross by their bits, then those that cross at times, then by what they come to; the rest last."""
     found = ranked.statistics(one)
     final_mean = last.statistics(one).mean
@@ -129,7 +134,7 @@ def _place(one: Series, ranked: OverSeeds, last: OverSeeds, more_is_better: bool
     if crossed:
         return 1, -crossed / found.n
     if final_mean is not None:
-        return 2, -final_mean if more_is_better else final_mean
+        return 2, -final_mean if rises(metric_of([one])) else final_mean
     return (3, 0.0) if found.n else (4, 0.0)  # without a mean, as some diverged; not run
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -12,15 +13,16 @@ from matplotlib.lines import Line2D
 
 from sasg.cluster.accounting.ledger import uplink_bits
 from sasg.report.columns import final, of_totals
-from sasg.report.curves import CODE
+from sasg.report.curves import CODE, over_runs
 from sasg.report.frontier import PAPER, TASKS_STEP, contenders
-from sasg.report.judging import rises
+from sasg.report.judging import baseline_name, rises
 from sasg.report.names import metric_label, metric_text
-from sasg.report.panels import AXIS_LABELS, gap, legend, letter, line_of, percent_tick, title
+from sasg.report.panels import AXIS_LABELS, Lines, gap, legend, letter, line_of, panel, percent_tick, title
 from sasg.report.runs import Entry
 from sasg.report.series import Series, metric_of
 from sasg.report.style import PAGE, Look, drawing, looks, new_figure
 from sasg.report.time_figures import BANDWIDTHS, coinciding, set_axes, times_to_baseline
+from sasg.report.times import frame_with_seconds, links
 
 _COSTS: dict[str, Callable[[Mapping[str, Any]], float]] = {
     "uplink_bits": lambda totals: uplink_bits(totals, CODE),
@@ -60,10 +62,8 @@ def points(entries: Sequence[Entry], task: str) -> Figure:
         sign = 1 if rises(metric) else -1
         found = [point for one in series if (point := _point(one))]
         shown = _near(found, sign)
-        fronts = {cost: front([(p.costs[cost], sign * p.value) for p in shown]) for cost in _COSTS}
-        coloured = {shown[place].label for places in fronts.values() for place in places}
-        coloured |= {one.label for one in series if one.method in PAPER}
-        appearance = _looks([one for one in series if one.label in coloured])
+        fronts = _fronts(shown, sign)
+        appearance = _in_colour(series, shown, fronts)
         labels = []
         for number, (axis, cost) in enumerate(zip(axes, _COSTS, strict=True)):
             axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
@@ -80,6 +80,50 @@ def points(entries: Sequence[Entry], task: str) -> Figure:
         for axis, own in zip(axes, labels, strict=True):
             _place_labels(axis, own)
         return figure
+
+
+def curves(entries: Sequence[Entry], task: str, link: str) -> Figure:
+    """What runs reach along the way against bits of the uplink, of both directions, and seconds, a panel each.
+
+    link: of conf/link, under which seconds of communication are modelled. In colour are the methods that `points` has
+    in colour.
+    """
+    series = contenders(entries, task)
+    read = partial(frame_with_seconds, link=links()[link])
+    with drawing():
+        figure, axes = new_figure(PAGE, 2.5 * 3 + 0.3, 3, 1)
+        axes = axes[:, 0]
+        if gap(axes, task, series):
+            return figure
+        metric = metric_of(series)
+        sign = 1 if rises(metric) else -1
+        shown = _near([point for one in series if (point := _point(one))], sign)
+        appearance = _in_colour(series, shown, _fronts(shown, sign))
+        coloured = [one for one in series if one.label in appearance]
+        for number, (axis, x) in enumerate(zip(axes, ("uplink_bits", "real_bits", "seconds"), strict=True)):
+            axis.set_title(f"({letter(number)}) {title(task, series)}", loc="left")
+            for one in series:
+                if one.drawn and one.label not in appearance:
+                    curve = over_runs([read(run) for run in one.drawn], x, metric)
+                    axis.plot(curve["x"], curve["mean"], color=_GREY, linewidth=0.5, zorder=1.5)
+            panel(axis, Lines(coloured, appearance, x, "accuracy", read))
+        axes[-1].set_xlabel(f"{AXIS_LABELS['seconds']} ({link})")
+        grey = Line2D([], [], color=_GREY, linewidth=0.6, label="other methods")
+        legend(figure, appearance.values(), [grey], baseline_name(series))
+        return figure
+
+
+def _fronts(shown: Sequence[_Point], sign: int) -> dict[str, list[int]]:
+    """By cost: the places of those that are on its front."""
+    return {cost: front([(point.costs[cost], sign * point.value) for point in shown]) for cost in _COSTS}
+
+
+def _in_colour(
+    series: Sequence[Series], shown: Sequence[_Point], fronts: Mapping[str, Sequence[int]]
+) -> dict[str, Look]:
+    """The looks of those on a front and of the paper's methods."""
+    coloured = {shown[place].label for places in fronts.values() for place in places}
+    return _looks([one for one in series if one.label in coloured or one.method in PAPER])
 
 
 def _looks(series: Sequence[Series]) -> dict[str, Look]:
