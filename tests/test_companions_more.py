@@ -324,7 +324,7 @@ DOWNLINKS = {
 @pytest.mark.parametrize("case", DOWNLINKS)
 def test_a_compressed_downlink_equals_the_naive_loop(case):
     method, preset, words, compress = DOWNLINKS[case]
-    alpha, density = ALPHA.get((method, preset), 1.0), "algorithm.compressor.density=0.05"
+    alpha, density = ALPHA.get((method, preset), 1.0) / 4, "algorithm.compressor.density=0.05"
     words = (
         f"algorithm={case.split()[0]}",
         f"preset={preset}",

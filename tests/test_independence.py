@@ -173,7 +173,7 @@ class _Halves:
     """Draws that are always one half."""
 
     def per_worker(self, count):
-        return 0.5
+        return [(slice(count), 0.5)]
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 10, 40])

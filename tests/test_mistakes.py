@@ -228,7 +228,7 @@ class TestPackedRuns:
     def file(self, runs_dir) -> Path:
         run = read_run(the_run(runs_dir))
         path = runs_dir / f"mine{packed.SUFFIX}"
-        packed.pack(path, [(run.identity, run.summary)])
+        packed.pack(path, [run.content])
         shutil.rmtree(run.path)
         return path
 

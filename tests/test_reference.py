@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from naive import NaiveLASG, NaiveServer, Settings
-from suite_config import config, iterate
+from suite_config import config, iterate, without_ties
 from torch import nn
 
 from sasg.cluster import SimulatedCluster
@@ -65,7 +65,7 @@ def set_up(model: str, engine: str, *words: str) -> tuple[Trainer, nn.Module, li
         "task.step_size=0.05",
         f"+task.decay_epochs=[{DECAY_EPOCH}]",
     )
-    dataset = load_dataset(cfg)
+    dataset = without_ties(load_dataset(cfg))
     trainer = Trainer(cfg, dataset, SimulatedCluster(5, torch.device("cpu")), torch.float64)
     return trainer, build_model(cfg, dataset).double().train(), [trainer.schedule(epoch) for epoch in range(5)]
 
