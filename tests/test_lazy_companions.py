@@ -21,7 +21,7 @@ ITERATIONS = 40
 TRIGGER = "algorithm.trigger"
 CADA = (f"{TRIGGER}.max_delay=4", f"{TRIGGER}.window=5")
 CASES = {  # words for the suite, the naive loop and its options, reasons that must each occur
-    "cada1": ((*CADA, f"{TRIGGER}.scale=40.0"), NaiveCADA, {"rule": "cada1", "c": 40.0, "window": 5}, ("forced",)),
+    "cada1": ((*CADA, f"{TRIGGER}.scale=20.0"), NaiveCADA, {"rule": "cada1", "c": 20.0, "window": 5}, ("forced",)),
     "cada2": ((*CADA, f"{TRIGGER}.scale=10.0"), NaiveCADA, {"rule": "cada2", "c": 10.0, "window": 5}, ("forced",)),
     "csgd": (
         (f"{TRIGGER}.initial=20.0", f"{TRIGGER}.rate=0.95"),
@@ -49,9 +49,9 @@ CASES = {  # words for the suite, the naive loop and its options, reasons that m
         (),
     ),
     "laq": (
-        ("algorithm.compressor.num_bits=3", "algorithm.window=4", "algorithm.longest_silence=3", "algorithm.xi=0.5"),
+        ("algorithm.compressor.num_bits=3", "algorithm.window=4", "algorithm.longest_silence=3", "algorithm.xi=0.3"),
         NaiveLAQ,
-        {"num_bits": 3, "window": 4, "longest_silence": 3, "xi": 0.5},
+        {"num_bits": 3, "window": 4, "longest_silence": 3, "xi": 0.3},
         ("forced",),
     ),
 }
