@@ -172,7 +172,7 @@ def test_operations_of_power_sgd_do_not_depend_on_the_other_rows(products, rank,
 class _Halves:
     """Draws that are always one half."""
 
-    def per_worker(self, count):
+    def in_pieces(self, count):
         return [(slice(count), 0.5)]
 
 

@@ -58,17 +58,13 @@ class Stages(Compressor):
         return payload
 
 
-def all_of(pieces) -> torch.Tensor:
-    return torch.cat([numbers for _, numbers in pieces], 1)
-
-
 class TestStreams:
     def test_two_parts_that_draw_get_different_numbers(self):
         stages = Stages()
         number_streams(stages)
         stages.setup(workspace())
         first, second = (stage.quantise.draws for stage in stages.stages)
-        for draw in (lambda draws: all_of(draws.per_worker(20)), lambda draws: draws.shared(20)):
+        for draw in (lambda draws: draws.per_worker(20), lambda draws: draws.shared(20)):
             one, other = draw(first), draw(second)
             assert not (one == other).any()
 
@@ -104,7 +100,7 @@ class TestStreams:
             part.draws = Draws()
             number_streams(part)
             part.setup(workspace())
-            found.append((all_of(part.draws.per_worker(count)), part.draws.shared(count)))
+            found.append((part.draws.per_worker(count), part.draws.shared(count)))
         for first, second in zip(*found, strict=True):
             assert torch.equal(first, second) and first.shape[-1] == count
 

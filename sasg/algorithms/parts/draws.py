@@ -56,8 +56,12 @@ class Draws(Stream):
         self._workers = torch.tensor(workspace.cluster.workers, device=workspace.device)
         self._dtype = workspace.dtype
 
-    def per_worker(self, count: int) -> Iterator[tuple[slice, Tensor]]:
-        """[W, count] numbers in [0, 1), one piece [W, n] after another, with where it stands among the `count`.
+    def per_worker(self, count: int) -> Tensor:
+        """[W, count] numbers in [0, 1)."""
+        return torch.cat([numbers for _, numbers in self.in_pieces(count)], 1)
+
+    def in_pieces(self, count: int) -> Iterator[tuple[slice, Tensor]]:
+        """The numbers of `per_worker`, one piece [W, n] after another, with where it stands among the `count`.
 
         On a CPU a piece, and what is made of it, stays in the caches; on a GPU it is all of them.
         """

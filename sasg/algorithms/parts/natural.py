@@ -25,7 +25,7 @@ class Natural(Compressor):
 
     def __call__(self, vectors: Tensor, sent: Tensor | None) -> Payload:
         rounded = torch.empty_like(vectors)
-        for part, draws in self.draws.per_worker(vectors.shape[1]):
+        for part, draws in self.draws.in_pieces(vectors.shape[1]):
             rounded[:, part] = self._rounded(vectors[:, part], draws)
         return Payload(rounded, code=self.code)
 

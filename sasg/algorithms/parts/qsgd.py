@@ -35,7 +35,7 @@ class RandomRounding(Quantiser):
         norms = of_each(vectors, self._norms)
         of_entries = self.code.spread(norms, vectors.shape[1])
         rounded = torch.empty_like(vectors)
-        for part, draws in self.draws.per_worker(vectors.shape[1]):
+        for part, draws in self.draws.in_pieces(vectors.shape[1]):
             rounded[:, part] = self._rounded(vectors[:, part], of_entries[:, part], draws)
         return rounded, norms
 

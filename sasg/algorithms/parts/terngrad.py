@@ -41,7 +41,7 @@ class TernGrad(Compressor):
         scales = of_segments(vectors, self.sizes, self._scale)
         wide = spread(scales, self.sizes)
         rounded = torch.empty_like(vectors)
-        for part, draws in self.draws.per_worker(vectors.shape[1]):
+        for part, draws in self.draws.in_pieces(vectors.shape[1]):
             entries, scale = vectors[:, part], wide[:, part]
             kept = draws.mul_(scale) < entries.abs()  # always, where it is clipped
             rounded[:, part] = self.code.dequantise(entries.sign().mul_(kept), scale)
