@@ -186,7 +186,7 @@ class TestCommand:
 
     def test_help(self, said):
         code, out, _ = said("--help")
-        assert code == 0 and "experiments/check.py my_method.yaml" in out
+        assert code == 0 and "sasg check my_method.yaml" in out
 
 
 def test_the_script_runs_by_itself():
