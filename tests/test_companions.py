@@ -71,7 +71,7 @@ CASES = {
     "signum": ([], {"compress": sign, "scales_uploads": False, "server": majority(0.01), "momentum": 0.9}),
     "fp16": ([], {"compress": float16, "scales_uploads": False}),
     "bf16": ([], {"compress": bfloat16, "scales_uploads": False}),
-    "lasg_qsgd": ([*LAZY, *BUCKETS], by_workers(compress=qsgd(3, 100)), 15.0),
+    "lasg_qsgd": ([*LAZY, *BUCKETS], by_workers(compress=qsgd(3, 100)), 8.0),
     "lasg_sign": (LAZY, {"compress": scaled_sign(FC_12), "has_memory": True}, 5.0),
     "lasg_natural": (LAZY, by_workers(compress=natural), 15.0),
     "lasg_fp16": (LAZY, {"compress": float16, "scales_uploads": False}, 15.0),
