@@ -11,19 +11,18 @@ from rich.table import Table
 from experiments.pool import Job, Pool, total_seconds
 from experiments.several import duration
 from sasg.cluster.factory import choose_processes
-from sasg.config import Config, digest
 from sasg.report.runs import Entry
 from sasg.training.progress import counted, metric_text
 
 
 def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
     """The study's runs by task and method: what is there, what is missing, and how long that will take here."""
-    by_run = {_settings(job.config): job for job in jobs}
+    by_run = {job.config.settings: job for job in jobs}
     lines: dict[tuple[str, str], dict[str, list[str]]] = {}
     seconds: dict[tuple[str, str], float] = {}
     for entry in entries:
         key, seed = (entry.task, entry.method), entry.config.seed
-        job = by_run.get(_settings(entry.config))
+        job = by_run.get(entry.config.settings)
         states = lines.setdefault(key, {"finished": [], "interrupted": [], "damaged": [], "to do": []})
         states[_state(job)].append(str(seed))
         seconds[key] = seconds.get(key, 0.0) + (job.seconds_left if job else 0.0)
@@ -42,11 +41,6 @@ def listing(entries: Sequence[Entry], jobs: Sequence[Job], slots: int) -> str:
         text.append(f"  {to_do}, {slots} at a time: about {total}{measured}")
         text += sorted({f"  each in {choice}" for job in spread if (choice := _choice(job))})
     return "\n".join(text)
-
-
-def _settings(config: Config) -> str:
-    """Equal for configurations of the same run."""
-    return digest(config.identity("any", "any"))
 
 
 def _choice(job: Job) -> str | None:

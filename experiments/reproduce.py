@@ -36,9 +36,9 @@ from sasg.environment import require  # noqa: E402
 require("hydra", "torch")
 
 from experiments.composing import telling_errors  # noqa: E402
-from experiments.study import Command, Study, load_study, parse, study_name  # noqa: E402
+from experiments.study import Command, Study, Tuning, different, load_study, parse, study_name  # noqa: E402
 from sasg.__main__ import EXIT_CODES  # noqa: E402
-from sasg.config import UNHASHED, Config, digest  # noqa: E402
+from sasg.config import UNHASHED, Config  # noqa: E402
 from sasg.errors import UserError  # noqa: E402
 from sasg.lifetime import outlive_terminal  # noqa: E402
 
@@ -66,7 +66,11 @@ def main() -> int:
         code = 0
         if command.jobs != 0:
             check_report(study, configs)
-            code = (run_tuned if command.tuned else run_missing)(command, wanted, time.monotonic() + seconds)
+            deadline = time.monotonic() + seconds
+            if command.tuned:
+                code = run_tuned(study.tuning, command, wanted, deadline)
+            else:
+                code = run_missing(command, wanted, deadline)
     except KeyboardInterrupt:  # before the first run; later it stops the runs
         code = STOPPED
     except UserError as error:
@@ -96,14 +100,14 @@ def _reported(command: Command, study: Study, wanted: Sequence[Config]) -> tuple
     overrides: tuple[str, ...] = ()
     if any(_changes_numbers(word) for word in command.overrides):
         usual = study.grid(*_axes(command, study), ())
-        if [_settings(config) for config in wanted] != [_settings(config) for config in usual]:
+        if [config.settings for config in wanted] != [config.settings for config in usual]:
             return list(wanted), _folder_name(command, wanted)
     elif not any(_key(word) == "device" for word in command.overrides):  # other runs may be from another one
         overrides = command.overrides  # with which most are composed already: it takes time
     runs_dir = wanted[0].runs_dir
     grid = study.grid(study.tasks, study.methods, study.seeds, overrides)
     configs = [*(replace(config, runs_dir=runs_dir) for config in grid), *wanted]
-    return list({_settings(config): config for config in configs}.values()), study_name(command.study)
+    return different(configs), study_name(command.study)
 
 
 def _axes(command: Command, study: Study) -> tuple[Sequence[str], Sequence[str], Sequence[int]]:
@@ -133,15 +137,13 @@ def run_missing(command: Command, wanted: Sequence[Config], deadline: float) -> 
     return 0 if states == {"finished"} else STOPPED
 
 
-def run_tuned(command: Command, wanted: Sequence[Config], deadline: float) -> int:
+def run_tuned(tuning: Tuning, command: Command, wanted: Sequence[Config], deadline: float) -> int:
     """Choose step sizes, then do the runs at the chosen ones; returns the exit code.
 
     A method whose trials fail has none; the others go on.
     """
     from experiments.tuning import at_chosen, outcomes_of
 
-    tuning = load_study(command.study).tuning
-    assert tuning is not None
     asked: list[Config] = []
     while True:  # what came of some trials may ask for others
         outcomes = outcomes_of(tuning, wanted)
@@ -171,16 +173,11 @@ def report(study: Study, configs: Sequence[Config], folder: Path) -> list[str]:
     return [write_part(f"report[{number}]", part, entries, folder) for number, part in enumerate(study.report)]
 
 
-def _settings(config: Config) -> str:
-    """Equal for configurations of the same run, whatever the data and the device."""
-    return digest(config.identity("any", "any"))
-
-
 def _folder_name(command: Command, wanted: Sequence[Config]) -> str:
     """A name that tells the settings, so that the study's own tables are not overwritten."""
     words = [word for word in command.overrides if _changes_numbers(word)]
     name = re.sub(r"[^A-Za-z0-9_.=+-]+", "-", "-".join([study_name(command.study), *words]))
-    return name if words and len(name) <= 60 else f"{study_name(command.study)}-{_settings(wanted[0])[:8]}"
+    return name if words and len(name) <= 60 else f"{study_name(command.study)}-{wanted[0].settings[:8]}"
 
 
 def _changes_numbers(override: str) -> bool:

@@ -162,6 +162,11 @@ def _all_of(methods: Sequence[str], without: Sequence[str], path: Path) -> list[
     return [name for method in methods for name in (others if method == _OTHERS else [method])]
 
 
+def different(configs: Iterable[Config]) -> list[Config]:
+    """Without repetitions of a run, of which the last one stays."""
+    return list({config.settings: config for config in configs}.values())
+
+
 def _by_batches(config: Config) -> Config:
     local_steps = resolved(config.algorithm).get("local_steps", 1)
     return replace(config, evaluate_every=max(1, config.evaluate_every // local_steps))

@@ -9,8 +9,8 @@ never run again, and what was chosen follows from the trials alone.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from experiments.study import Study, Tuning
-from sasg.config import Config, digest
+from experiments.study import Study, Tuning, different
+from sasg.config import Config
 from sasg.errors import UserError
 from sasg.report.runs import Entry, look_up
 from sasg.report.tuning import HELD_OUT, best
@@ -59,12 +59,15 @@ def _trial(config: Config, tuning: Tuning, factor: float) -> Config:
 
 
 def with_tuning(study: Study, configs: Sequence[Config]) -> list[Config]:
-    """A study's configurations at the task's step size, then those with the chosen ones, then the trials."""
+    """A study's configurations at the task's step size, then those with the chosen ones, then the trials.
+
+    A chosen step size may be the task's own: then it stands there once.
+    """
     if study.tuning is None:
         return list(configs)
     outcomes = outcomes_of(study.tuning, configs)
     trials = [entry.config for found in outcomes.values() for entry in found.trials]
-    return _different([*configs, *at_chosen(configs, outcomes), *trials])
+    return different([*configs, *at_chosen(configs, outcomes), *trials])
 
 
 def outcomes_of(tuning: Tuning, configs: Sequence[Config]) -> dict[str, Outcome]:
@@ -85,9 +88,4 @@ def at_chosen(configs: Sequence[Config], outcomes: dict[str, Outcome]) -> list[C
 
 def method_key(config: Config) -> str:
     """Equal for configurations that differ in their seed alone."""
-    return digest(replace(config, seed=0).identity("any", "any"))
-
-
-def _different(configs: Sequence[Config]) -> list[Config]:
-    """Without repetitions: a chosen step size may be the task's own."""
-    return list({digest(config.identity("any", "any")): config for config in configs}.values())
+    return replace(config, seed=0).settings

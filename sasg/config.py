@@ -215,6 +215,11 @@ class Config:
         known["cluster"] = {"workers": self.cluster.workers}
         return json.loads(json.dumps({**known, "device": device_type, "data_sha256": data_sha256}))
 
+    @property
+    def settings(self) -> str:
+        """A digest that is equal for configurations of the same run, whatever the data and the device."""
+        return digest(self.identity("any", "any"))
+
     def shared(self) -> str:
         """What all processes of a distributed run must have in common: everything but paths and the like."""
         own = ("data", "runs_dir", "tracker", "threads", "commit")

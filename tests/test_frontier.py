@@ -165,10 +165,9 @@ class TestTuning:
             return answers
 
         monkeypatch.setattr(reproduce, "run_missing", run_missing)
-        monkeypatch.setattr(reproduce, "load_study", lambda name: Study(["digits"], ["sasg"], [1], tuning=TUNING))
         sgd = replace(config, algorithm={**config.algorithm, "name": "sgd"})
         wanted = [config, sgd] if "sgd" in fails else [config]
-        assert reproduce.run_tuned(Command("any", tuned=True), wanted, 0.0) == code
+        assert reproduce.run_tuned(TUNING, Command("any", tuned=True), wanted, 0.0) == code
         assert [len(configs) for configs in done] == asked
         if len(asked) > 1:
             assert done[-1] == [replace(config, task=replace(config.task, step_size=2 * config.task.step_size))]

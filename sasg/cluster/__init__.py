@@ -2,7 +2,7 @@
 
 from sasg.cluster.accounting.ledger import Ledger
 from sasg.cluster.accounting.value_codes import IntegerLevelCode, LevelCode, ValueCode
-from sasg.cluster.cluster import Cluster, Server, Uploads
+from sasg.cluster.cluster import Cluster, Server, Uploads, sum_of_values
 from sasg.cluster.payload import Payload, Segment
 from sasg.cluster.reply import Coded, Compressed, Nothing, Positions, Reply, Update, Values
 from sasg.cluster.simulated import SimulatedCluster
@@ -25,4 +25,5 @@ __all__ = [
     "Uploads",
     "ValueCode",
     "Values",
+    "sum_of_values",
 ]

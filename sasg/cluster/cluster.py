@@ -38,8 +38,8 @@ All M workers come at once, or in parts as they arrive; workers of another proce
 """
 
 
-def _sum(arriving: Iterable[Uploads]) -> Tensor:
-    """Of dense uploads, in worker order."""
+def sum_of_values(arriving: Iterable[Uploads]) -> Tensor:
+    """Of uploads whose values all have the same places, [k] or [d], in worker order."""
     total = None
     for uploads in arriving:
         total = sum_in_order(uploads.payload.values, total)
@@ -83,7 +83,7 @@ class Cluster(ABC):
 
         rows(): those of the workers held here, [W, d]; total(): their sum, for a cluster that needs no more.
         """
-        return self.exchange(Payload(rows()), None, _sum)
+        return self.exchange(Payload(rows()), None, sum_of_values)
 
     @abstractmethod
     def request(self, asked: Tensor | None, parameters: Tensor) -> Tensor:

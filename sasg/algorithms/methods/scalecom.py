@@ -8,10 +8,10 @@ from torch import Tensor
 from sasg.algorithms.algorithm import Algorithm, Schedule, Workspace
 from sasg.algorithms.parts.compressors import TopK
 from sasg.algorithms.parts.segments import Scope
-from sasg.cluster import Payload, Positions, Uploads, Values
+from sasg.cluster import Payload, Positions, Uploads, Values, sum_of_values
 from sasg.errors import UserError
 from sasg.gradients import Oracle
-from sasg.kernels.rows import add_rows_, sum_in_order
+from sasg.kernels.rows import add_rows_
 
 
 class ScaleCom(Algorithm):
@@ -67,7 +67,7 @@ class ScaleCom(Algorithm):
         chosen = self.top_k(self._vectors, leads)
         vote = Payload(None, chosen.indices, chosen.segments, in_range=True)
         positions = self.cluster.exchange(vote, leads, self._told, self._positions).clone()
-        total = self.cluster.exchange(self._uploads(positions), None, self._sum, self._values)
+        total = self.cluster.exchange(self._uploads(positions), None, sum_of_values, self._values)
         self.apply_(parameters, self._update.zero_().index_copy_(0, positions, total * self.step_size))
 
     def _told(self, arriving: Iterable[Uploads]) -> Tensor:
@@ -79,13 +79,6 @@ class ScaleCom(Algorithm):
                 rows = torch.where(uploads.sent.unsqueeze(1), rows, 0)
             found.append(rows.sum(0))
         return torch.stack(found).sum(0)
-
-    def _sum(self, arriving: Iterable[Uploads]) -> Tensor:
-        """Of everyone's values [K], in worker order."""
-        total = None
-        for uploads in arriving:
-            total = sum_in_order(uploads.payload.values, total)
-        return total
 
     def _uploads(self, positions: Tensor) -> Payload:
         """S_m; the memory takes in what remains of v_m."""
